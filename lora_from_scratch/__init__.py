@@ -1,0 +1,24 @@
+"""LoRA and its variants from scratch: the public names, nothing else."""
+
+from lora_from_scratch.inject import (
+    AdapterConfig,
+    add_adapters,
+    count_parameters,
+    merge_adapters,
+    print_trainable_parameters,
+    trainable_parameters,
+)
+from lora_from_scratch.lora import LoRALinear, lora_scaling
+from lora_from_scratch.rslora import rslora_scaling
+
+__all__ = [
+    "AdapterConfig",
+    "LoRALinear",
+    "add_adapters",
+    "count_parameters",
+    "lora_scaling",
+    "merge_adapters",
+    "print_trainable_parameters",
+    "rslora_scaling",
+    "trainable_parameters",
+]

@@ -1,0 +1,194 @@
+"""Adapters on a whole model: choose the layers, freeze the rest, count, merge.
+
+Works on any torch model, one of `transformers` included: a linear layer is found, wrapped in place, and put
+back under the same name. Nothing else of the model changes.
+
+    model = add_adapters(model, AdapterConfig(rank=8, alpha=16, targets=["q_proj", "v_proj"]))
+    optimizer = torch.optim.AdamW(trainable_parameters(model), lr=1e-3)      # after the adapters, not before
+    ...
+    model = merge_adapters(model)
+"""
+
+import re
+from dataclasses import dataclass
+
+from torch import nn
+
+from lora_from_scratch.lora import LoRALinear, check_hyperparameters, check_linear, lora_scaling
+from lora_from_scratch.rslora import rslora_scaling
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What to add, and where.
+
+    Args:
+        rank, alpha, dropout: as in LoRALinear.
+        targets: "all-linear" (every linear layer but the output head), a list of layer names, each the
+            whole dotted name or its last parts ("q_proj", "self_attn.q_proj"), or one string, a regular
+            expression for the whole dotted name. The meanings are those of PEFT's `target_modules`.
+        rslora: scale by alpha / sqrt(rank) instead of alpha / rank (arXiv 2312.03732).
+        dora: DoRA layers instead of LoRA layers (arXiv 2402.09353).
+
+    Raises:
+        ValueError: for hyperparameters or targets out of range.
+    """
+
+    rank: int = 16
+    alpha: float = 32
+    dropout: float = 0.0
+    targets: str | list[str] | tuple[str, ...] = "all-linear"
+    rslora: bool = False
+    dora: bool = False
+
+    def __post_init__(self) -> None:
+        check_hyperparameters(self.rank, self.alpha, self.dropout)
+        if self.dora:
+            raise ValueError("dora is True, but this version has no DoRA layer yet; leave it False")
+        names = [self.targets] if isinstance(self.targets, str) else self.targets
+        if not isinstance(names, (list, tuple)) or not names or not all(isinstance(n, str) and n for n in names):
+            raise ValueError(f'targets is {self.targets!r}; give "all-linear", a list of names, or an expression')
+        if isinstance(self.targets, str):
+            try:
+                re.compile(self.targets)
+            except re.error as error:
+                raise ValueError(f"targets is {self.targets!r}, which is no regular expression: {error}") from error
+
+
+def add_adapters(model: nn.Module, config: AdapterConfig) -> nn.Module:
+    """Freeze `model`, wrap its target layers in LoRALinear, in place, and return it.
+
+    A layer that stands at two places (shared modules) gets one adapter, at both. A model keeps its train or
+    eval mode. If anything is refused, nothing has changed.
+
+    Raises:
+        ValueError: if the model has adapters already, if a target matches nothing (the message lists what
+            there is), or if a target is no linear layer (the message names it and its type).
+    """
+    present = [name for name, module in model.named_modules() if is_adapter(module)]
+    if present:
+        raise ValueError(f"the model has adapters already, at {_some(present)}; merge them first (merge_adapters)")
+    targets = find_targets(model, config.targets)
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    scaling = rslora_scaling if config.rslora else lora_scaling
+    try:
+        swap = {m: LoRALinear(m, config.rank, config.alpha, config.dropout, scaling) for m in targets.values()}
+    except Exception:
+        for parameter, flag in flags:  # wrapping freezes; a failure half way must not
+            parameter.requires_grad_(flag)
+        raise
+    model.requires_grad_(False)
+    _replace(model, swap)
+    return model
+
+
+def merge_adapters(model: nn.Module) -> nn.Module:
+    """Replace every adapter of `model` by its merged linear layer, in place, and return the model.
+
+    All are merged before the first is replaced, so a failure leaves the model as it was. What comes back is
+    frozen, as the base was: call model.requires_grad_(True) to train all of it. Raises ValueError without adapters.
+    """
+    adapters = {name: module for name, module in model.named_modules() if is_adapter(module)}
+    if not adapters:
+        raise ValueError("the model has no adapters to merge; add_adapters puts them in, and a merge takes them out")
+    if is_adapter(model):
+        raise ValueError("the model itself is an adapted layer, which has no parent to hold its merge; use layer.merge()")
+    swap = {}
+    for name, module in adapters.items():
+        try:
+            swap[module] = module.merge()
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    _replace(model, swap)
+    return model
+
+
+def is_adapter(module: nn.Module) -> bool:
+    """Whether `module` is an adapter, told by its role and not its class: it has `delta_weight` and `B`."""
+    return hasattr(module, "delta_weight") and hasattr(module, "B")
+
+
+def find_targets(model: nn.Module, targets: str | list[str] | tuple[str, ...]) -> dict[str, nn.Module]:
+    """The layers that `targets` means in `model`, by dotted name. Raises ValueError as `add_adapters` says."""
+    modules = {name: module for name, module in model.named_modules() if name}
+    if targets == "all-linear":
+        found = {n: m for n, m in modules.items() if _is_linear(m) and not _is_output_head(model, n, m)}
+    elif isinstance(targets, str):
+        found = {n: m for n, m in modules.items() if re.fullmatch(targets, n)}
+    else:
+        found = {n: m for n, m in modules.items() if any(_ends_with(n, t) for t in targets)}
+        missing = [t for t in targets if not any(_ends_with(n, t) for n in found)]
+        if missing:
+            raise ValueError(f"no layer is called {_some(missing)}; {_what_there_is(modules)}")
+    if not found:
+        hint = f' (did you mean the list ["{targets}"]?)' if any(_ends_with(n, targets) for n in modules) else ""
+        raise ValueError(f"targets {targets!r} match no layer{hint}; {_what_there_is(modules)}")
+    for name, module in found.items():
+        try:
+            check_linear(module)
+        except ValueError as error:
+            raise ValueError(f"target {name}: {error}") from error
+        parent = model.get_submodule(name.rpartition(".")[0])
+        if isinstance(parent, nn.MultiheadAttention):
+            raise ValueError(
+                f"target {name}: nn.MultiheadAttention reads this layer's weight and never calls it, so an adapter's "
+                "dropout would do nothing; leave it out of the targets, or use separate linear layers"
+            )
+    return found
+
+
+def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that get gradients, as a list for an optimizer. Raises ValueError if there are none."""
+    found = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not found:
+        raise ValueError("nothing in this model is trainable; add_adapters first, or model.requires_grad_(True)")
+    return found
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """(trainable, all) parameters. A tied parameter counts once."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)
+
+
+def print_trainable_parameters(model: nn.Module) -> None:
+    """Print the counts in the very line that PEFT's method of this name prints."""
+    trainable, total = count_parameters(model)
+    percent = 100 * trainable / total if total else 0.0
+    print(f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {percent:.4f}")
+
+
+def _replace(module: nn.Module, swap: dict[nn.Module, nn.Module]) -> None:
+    """Walk down from `module`; wherever a child is a key of `swap`, put its value there instead."""
+    for name, child in list(module._modules.items()):  # not named_children(): it skips a module's second place
+        if child in swap:
+            setattr(module, name, swap[child])
+        elif child is not None:
+            _replace(child, swap)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    linear_like = hasattr(module, "in_features") and hasattr(module, "out_features") and hasattr(module, "weight")
+    return linear_like or type(module).__name__ == "Conv1D"
+
+
+def _is_output_head(model: nn.Module, name: str, module: nn.Module) -> bool:
+    """The layer that gives the logits: the model says so, its name does, or its weight is an embedding's."""
+    if name.rpartition(".")[2] == "lm_head":
+        return True
+    if hasattr(model, "get_output_embeddings") and model.get_output_embeddings() is module:
+        return True
+    return any(module.weight is m.weight for m in model.modules() if isinstance(m, nn.Embedding))
+
+
+def _ends_with(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+def _what_there_is(modules: dict[str, nn.Module]) -> str:
+    linear = sorted({n.rpartition(".")[2] for n, m in modules.items() if _is_linear(m)})
+    return f"linear layers here end in {_some(linear, 20)}" if linear else "there are no linear layers here"
+
+
+def _some(names: list[str], at_most: int = 6) -> str:
+    return ", ".join(names[:at_most]) + (f" and {len(names) - at_most} more" if len(names) > at_most else "")
