@@ -1,0 +1,70 @@
+# `make` lists what there is. Everything runs in .venv, which the first target that needs it sets up.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+BOOK := $(PY) -m lora_from_scratch.lab.book
+PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+CODE := $(wildcard lora_from_scratch tests benchmarks notebooks)
+ONE := $(if $(N),--chapter $(N))
+
+.DEFAULT_GOAL := help
+.PHONY: help notebooks notebook book prose sync-check test parity bench check lab lint clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+notebooks: $(VENV)/.installed  ## run all chapters into build/, print the ledger [PRESET=smoke|quick|full|gpu]
+	@$(BOOK) run $(if $(PRESET),--preset $(PRESET))
+
+notebook: $(VENV)/.installed  ## run one chapter into build/: make notebook N=03 [PRESET=...]
+	@test -n "$(N)" || { echo "Which chapter? make notebook N=03" >&2; exit 2; }
+	@$(BOOK) run $(ONE) $(if $(PRESET),--preset $(PRESET))
+
+book: $(VENV)/.installed  ## run at full and renew the committed notebooks, figures and ledger [N=03] [PRESET=gpu]
+	@$(BOOK) run --commit $(ONE) --preset $(or $(PRESET),full)
+
+prose: $(VENV)/.installed  ## renew only the words in the committed notebooks; runs nothing [N=03]
+	@$(BOOK) prose $(ONE)
+
+sync-check: $(VENV)/.installed  ## do sources, committed notebooks, figures and ledger agree?
+	@$(BOOK) check
+
+test: $(VENV)/.installed  ## the tests, without the reference libraries
+	@$(PY) -m pytest tests --ignore=tests/parity
+
+parity: $(VENV)/.installed-parity  ## the tests against transformers and PEFT
+	@$(PY) -c "import peft, transformers"
+	@$(PY) -m pytest tests/parity
+
+bench: $(VENV)/.installed-parity  ## time and memory, as ratios to PEFT and plain torch
+	@$(PY) -m benchmarks.run
+
+check: $(VENV)/.installed  ## test a LoRA layer of your own: make check LAYER=my_lora.py:MyLoRA
+	@test -n "$(LAYER)" || { echo "Which layer? make check LAYER=my_lora.py:MyLoRA" >&2; exit 2; }
+	@$(PY) tests/check_layer.py $(LAYER)
+
+lab: $(VENV)/.installed  ## open the chapters in JupyterLab
+	@$(PY) -m jupyterlab --notebook-dir=.
+
+lint: $(VENV)/.installed  ## ruff: rules and format
+	@$(PY) -m ruff check $(CODE)
+	@$(PY) -m ruff format --check $(CODE)
+
+clean:  ## remove build/, with the pretrained bases cached in it; .venv stays
+	rm -rf build
+
+# A stamp is touched only after pip has succeeded, so an interrupted set-up is taken up again by the next call.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) here. Name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed, and $(PYTHON) is older: make PYTHON=python3.13" >&2; exit 1; }
+	@echo "Setting up $(VENV), once: torch, Jupyter and the test tools. This takes a minute or two."
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(PIP_INSTALL) --editable ".[dev]"
+	@touch $@
+
+$(VENV)/.installed-parity: $(VENV)/.installed
+	@echo "Adding the reference libraries, transformers and PEFT, once. This takes a minute."
+	@$(PIP_INSTALL) --editable ".[dev,parity]"
+	@touch $@

@@ -1,0 +1,110 @@
+"""One fine-tuning run as plain data, and what carries it out.
+
+A `Run` holds everything that decides a run's numbers beside the preset, so that it can be varied in one field
+(`dataclasses.replace`), sent to another process, repeated, and cached.
+"""
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+
+from lora_from_scratch import inject, lora, rslora
+from lora_from_scratch.inject import AdapterConfig, add_adapters, is_adapter
+from lora_from_scratch.lab import cache, tasks, train
+from lora_from_scratch.lab.presets import Preset
+from lora_from_scratch.lab.pretrain import base_key, pretrained
+from lora_from_scratch.lab.tasks import fixed_windows, task_ids
+from lora_from_scratch.lab.train import Batches, evaluate, fit, threads
+
+
+def _random_b(layer: nn.Module) -> None:
+    nn.init.kaiming_uniform_(layer.B, a=math.sqrt(5))
+
+
+def _swap_zero(layer: nn.Module) -> None:
+    nn.init.zeros_(layer.A)
+    _random_b(layer)
+
+
+STARTS: dict[str, Callable[[nn.Module], object]] = {
+    "B zero": lambda layer: None,  # as LoRALinear leaves it: A random, B zero
+    "A zero": _swap_zero,
+    "both random": _random_b,
+    "both zero": lambda layer: nn.init.zeros_(layer.A),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fine-tuning run. `adapter` None trains every parameter; `start` names how A and B begin (STARTS).
+
+    Raises ValueError for an unknown task or start, or a learning rate that is not positive and finite.
+    """
+
+    task: str = "rot13"
+    adapter: AdapterConfig | None = None
+    lr: float = 1e-3
+    seed: int = 0
+    weight_decay: float = 0.0
+    start: str = "B zero"
+    keep: bool = False  # whether the result holds the tuned weights
+
+    def __post_init__(self) -> None:
+        if self.task not in tasks.TASKS:
+            raise ValueError(f"unknown task {self.task!r}; there are {', '.join(tasks.TASKS)}")
+        if self.start not in STARTS:
+            raise ValueError(f"unknown start {self.start!r}; there are {', '.join(STARTS)}")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr is {self.lr!r}; it must be a positive, finite number")
+
+
+def carry_out(run: Run, preset: Preset) -> dict:
+    """The result of `run` at `preset` (see `fine_tune`), from the cache where nothing that decides it has changed."""
+    key = {
+        "run": asdict(run),
+        "preset": {"steps": preset.steps, "batch": preset.batch, "eval_windows": preset.eval_windows},
+        "base": base_key(preset),
+        "code": cache.code_version(lora, rslora, inject, tasks, train, sys.modules[__name__]),
+    }
+    return cache.cached("run", key, lambda: fine_tune(run, pretrained(preset), preset))
+
+
+def fine_tune(run: Run, model: nn.Module, preset: Preset) -> dict:
+    """Carry out `run` on `model`, a fresh copy of the pretrained base, on one thread.
+
+    Gives `task_loss` and `text_loss` (the task and plain English, held out), `tune_loss` (the task on other
+    windows of the held-out text: for choosing learning rates), the `losses` of the steps, the number of `trained`
+    parameters, `seconds`, and, if `run.keep`, the tuned `state`, as a state dict on the CPU.
+    """
+    started = time.perf_counter()
+    length = preset.model.max_position_embeddings
+    with threads(1):
+        torch.manual_seed(run.seed)
+        if run.adapter is not None:
+            add_adapters(model, run.adapter)
+            for layer in filter(is_adapter, model.modules()):
+                STARTS[run.start](layer)
+        batches = Batches(task_ids(run.task, "task"), preset.batch, length, seed=run.seed)
+        losses = fit(model, batches, preset.steps, run.lr, run.weight_decay)
+        result = {"losses": losses, **measure(model, run.task, preset)}
+    result["trained"] = inject.count_parameters(model)[0]
+    result["seconds"] = time.perf_counter() - started
+    if run.keep:
+        result["state"] = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    return result
+
+
+def measure(model: nn.Module, task: str, preset: Preset) -> dict[str, float]:
+    """`tune_loss`, `task_loss` and `text_loss` of a model, on fixed windows of the held-out text."""
+    length, count = preset.model.max_position_embeddings, 2 * preset.eval_windows
+    windows = {name: fixed_windows(task_ids(name, "held_out"), count, length) for name in (task, "text")}
+    return {
+        "tune_loss": evaluate(model, windows[task][0::2]),
+        "task_loss": evaluate(model, windows[task][1::2]),
+        "text_loss": evaluate(model, windows["text"][1::2]),
+    }

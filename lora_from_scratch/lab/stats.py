@@ -1,0 +1,47 @@
+"""Means with 95 % intervals over seeds, and tables of them as text."""
+
+import math
+import statistics
+from collections.abc import Sequence
+
+# The 97.5 % points of Student's t distribution for 1 to 9 degrees of freedom (any statistics textbook).
+STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """(mean, half width of its 95 % interval) over seeds. One value has no interval: its half width is NaN.
+
+    Raises ValueError for no values, or for more than ten.
+    """
+    if not 1 <= len(values) <= len(STUDENT_T) + 1:
+        raise ValueError(f"{len(values)} values; an interval here takes 1 to {len(STUDENT_T) + 1}")
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return mean, math.nan
+    return mean, STUDENT_T[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def paired(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+    """(mean, half width) of first - second, seed by seed: what the seeds have in common cancels."""
+    return interval([a - b for a, b in zip(first, second, strict=True)])
+
+
+def shown(values: Sequence[float], digits: int = 3) -> str:
+    """`mean ± half width` as text; the mean alone where there is one value."""
+    mean, half = interval(values)
+    return f"{mean:.{digits}f}" if math.isnan(half) else f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Rows as aligned text: words to the left, numbers to the right."""
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    right = [all(_is_number(row[i]) for row in cells[1:]) for i in range(len(header))]
+    lines = [
+        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)).rstrip() for row in cells
+    ]
+    return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
+
+
+def _is_number(text: str) -> bool:
+    return text == "" or text[0] in "0123456789-+."

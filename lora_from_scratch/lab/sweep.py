@@ -1,0 +1,105 @@
+"""Comparisons that are honest about the learning rate: every method gets its own best one, at the same cost.
+
+A learning rate that suits one method may ruin another, so a comparison at one shared rate says little. Here every
+method tries the same number of rates, first on a log grid, then further out wherever its best lies at an edge, then
+between its best and its neighbours. A method whose best still lies at an edge gives *all* methods one more try. The
+rate is chosen on seed 0 by `tune_loss`; the losses reported come from other seeds and other windows of text.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+from lora_from_scratch.lab.finetune import Run
+from lora_from_scratch.lab.presets import Preset
+from lora_from_scratch.lab.workers import carry_out_all
+
+GRID = tuple(10 ** (k / 2) for k in (-6, -5, -4, -3))  # 0.001, 0.0032, 0.01, 0.032
+MOST = 12  # rates that a method may try before its best counts as unfinished
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A method at its best learning rate: `run` holds the rate, `results` one entry a seed (see `fine_tune`).
+
+    `tried` maps each rate tried to its tuning loss; `finished` is False where the best of them is at an edge.
+    """
+
+    label: str
+    run: Run
+    tried: dict[float, float]
+    finished: bool
+    results: list[dict]
+
+    def values(self, name: str) -> list[float]:
+        """One entry of every seed's result, such as `task_loss`."""
+        return [result[name] for result in self.results]
+
+
+def next_rates(tried: dict[float, float]) -> list[float]:
+    """Where to look next: beyond the best rate if it is at an edge, else half way (in log) to both its neighbours."""
+    rates = sorted(tried)
+    best = rates.index(best_rate(tried))
+    if best == 0:
+        return [rates[0] * rates[0] / rates[1]]
+    if best == len(rates) - 1:
+        return [rates[-1] * rates[-1] / rates[-2]]
+    sides = sorted((rates[best - 1], rates[best + 1]), key=lambda rate: tried[rate])
+    return [math.sqrt(rates[best] * side) for side in sides]
+
+
+def best_rate(tried: dict[float, float]) -> float:
+    """The rate of the smallest loss; of several, the smallest rate."""
+    return min(tried, key=lambda rate: (tried[rate], rate))
+
+
+def bracketed(tried: dict[float, float]) -> bool:
+    """Whether the best rate has a worse one on either side."""
+    return min(tried) < best_rate(tried) < max(tried)
+
+
+def sweep(methods: dict[str, Run], preset: Preset, grid: tuple[float, ...] = GRID) -> dict[str, dict[float, float]]:
+    """{label: {rate: tuning loss}}, the same number of rates for every method.
+
+    Raises ValueError for a grid of fewer than 3 rates, or one that is not rising and positive.
+    """
+    if len(grid) < 3 or grid[0] <= 0 or any(a >= b for a, b in zip(grid, grid[1:], strict=False)):
+        raise ValueError(f"grid is {grid}; give at least 3 positive, rising learning rates")
+    tried: dict[str, dict[float, float]] = {label: {} for label in methods}
+    budget = max(len(grid), preset.budget)
+    while True:
+        jobs = []
+        for label in methods:
+            rates = next_rates(tried[label]) if tried[label] else list(grid)
+            jobs += [(label, rate) for rate in rates[: budget - len(tried[label])]]
+        runs = [replace(methods[label], lr=rate, seed=0, keep=False) for label, rate in jobs]
+        for (label, rate), result in zip(jobs, carry_out_all(runs, preset), strict=True):
+            tried[label][rate] = result["tune_loss"]
+        if all(len(rates) >= budget for rates in tried.values()):
+            if budget >= MOST or all(map(bracketed, tried.values())):
+                return tried
+            budget += 1
+
+
+def compare(
+    methods: dict[str, Run], preset: Preset, known: dict[str, float] | None = None, grid: tuple[float, ...] = GRID
+) -> dict[str, Tuned]:
+    """Every method at its own best learning rate, over the preset's seeds: the same seeds for all.
+
+    Args:
+        methods: {label: run}; the runs' own `lr` and `seed` are replaced.
+        known: rates found before, {label: rate}. Used only where the preset's budget is 0 and every label has one.
+    """
+    if preset.budget == 0 and known and set(methods) <= set(known):
+        tried = {label: {known[label]: math.nan} for label in methods}
+        best, finished = {label: known[label] for label in methods}, dict.fromkeys(methods, True)
+    else:
+        tried = sweep(methods, preset, grid)
+        best = {label: best_rate(tried[label]) for label in methods}
+        finished = {label: bracketed(tried[label]) for label in methods}
+    runs = [replace(run, lr=best[label], seed=1 + s) for label, run in methods.items() for s in range(preset.seeds)]
+    results = carry_out_all(runs, preset)
+    tuned = {}
+    for i, (label, run) in enumerate(methods.items()):
+        own = results[i * preset.seeds : (i + 1) * preset.seeds]
+        tuned[label] = Tuned(label, replace(run, lr=best[label]), tried[label], finished[label], own)
+    return tuned

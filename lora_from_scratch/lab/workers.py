@@ -1,0 +1,91 @@
+"""Many runs on the cores there are: every run on one thread, in a process of its own, so no number depends on how many.
+
+Runs travel to the workers and results back as pickles through pipes. (`multiprocessing` would import the calling
+chapter again in every worker, and a chapter does its work when it is imported.)
+"""
+
+import atexit
+import functools
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+from lora_from_scratch.lab import progress
+from lora_from_scratch.lab.cache import ROOT
+from lora_from_scratch.lab.finetune import Run, carry_out
+from lora_from_scratch.lab.presets import Preset
+from lora_from_scratch.lab.pretrain import pretrained
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def carry_out_all(runs: Sequence[Run], preset: Preset, workers: int | None = None) -> list[dict]:
+    """The results of `runs`, in their order. Raises RuntimeError, with the worker's words, if one fails."""
+    pretrained(preset)  # once, before the workers look for it
+    workers = 1 if preset.device == "cuda" else workers or cores()
+    results: list[dict] = [{}] * len(runs)
+    with progress.bar(total=len(runs), desc="training runs") as shown:
+        if workers == 1:
+            for i, run in enumerate(runs):
+                results[i] = carry_out(run, preset)
+                shown.update()
+            return results
+        with ThreadPoolExecutor(workers) as pool:
+            idle = [_worker(i) for i in range(workers)]
+            waiting = {pool.submit(_hand_over, idle, run, preset): i for i, run in enumerate(runs)}
+            for future in as_completed(waiting):
+                results[waiting[future]] = future.result()
+                shown.update()
+    return results
+
+
+@functools.cache
+def _worker(_: int) -> subprocess.Popen:
+    """A process that carries out runs until its input ends; kept for the next call, ended with this process."""
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": ROOT}
+    process = subprocess.Popen([sys.executable, "-m", "lora_from_scratch.lab.workers"], **options)
+    atexit.register(process.kill)
+    return process
+
+
+def _hand_over(idle: list[subprocess.Popen], run: Run, preset: Preset) -> dict:
+    process = idle.pop()
+    try:
+        pickle.dump((run, preset), process.stdin)
+        process.stdin.flush()
+        error, result = pickle.load(process.stdout)
+    except (EOFError, BrokenPipeError):
+        _worker.cache_clear()
+        raise RuntimeError(f"the worker that had {run} ended; is there enough memory?") from None
+    idle.append(process)
+    if error:
+        raise RuntimeError(f"{run} failed in a worker:\n{error}")
+    return result
+
+
+def _serve() -> None:
+    """The worker's side: read (run, preset), answer (error or None, result), until the pipe closes."""
+    import traceback
+
+    answers, sys.stdout = sys.stdout.buffer, sys.stderr  # so that a print cannot get between the pickles
+    while True:
+        try:
+            run, preset = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            answer = (None, carry_out(run, preset))
+        except Exception:
+            answer = (traceback.format_exc(), {})
+        pickle.dump(answer, answers)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    _serve()

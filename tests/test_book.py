@@ -1,0 +1,210 @@
+"""The build of the book: what a notebook holds, when it counts as stale, and what happens where a chapter fails.
+
+The chapters here are made up and tiny. Starting a kernel takes a second or two, so only three tests run one.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from lora_from_scratch.lab import book
+
+CHAPTER = """\
+# %% [markdown]
+# # A made-up chapter
+
+# %% tags=["dropped"]
+import os, sys
+print("preset", os.environ["LORA_PRESET"], "to", os.environ["LORA_OUT"])
+print("a warning", file=sys.stderr)
+
+# %% [markdown]
+# Two lines,
+# the second one too.
+
+# %%
+# !this is a comment, and stays one
+print("own python:", sys.executable == os.environ["EXPECTED_PYTHON"])
+6 * 7
+"""
+FAILING = "# %%\nprint('so far so good')\n\n# %%\nraise RuntimeError('the norm is off')\n"
+
+
+def write(root: Path, text: str, name: str = "03_made_up") -> Path:
+    path = root / "notebooks" / f"{name}.py"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def commit_unrun(source: Path, output: str = "measured") -> Path:
+    """A committed notebook as `make book` leaves it, without starting a kernel."""
+    notebook = book.read_source(source)
+    for count, cell in enumerate(book.code(notebook), start=1):
+        cell.execution_count = count
+        cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=output)]
+    book.save(notebook, source.with_suffix(".ipynb"))
+    return source.with_suffix(".ipynb")
+
+
+@pytest.fixture(scope="module")
+def twice_run(tmp_path_factory):
+    """The folder of a book that was run twice at full, and its committed notebook after each run."""
+    root = tmp_path_factory.mktemp("book")
+    source = write(root, CHAPTER)
+    texts = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EXPECTED_PYTHON", book.sys.executable)
+        patch.setenv("MPLBACKEND", "agg")
+        for _ in range(2):
+            assert book.run(root, "full", commit=True) == []
+            texts.append(source.with_suffix(".ipynb").read_text())
+    return root, texts
+
+
+def test_a_second_run_of_a_chapter_that_measures_nothing_changes_no_byte(twice_run):
+    _, (first, second) = twice_run
+    assert first == second
+
+
+def test_a_committed_notebook_holds_cells_and_outputs_and_nothing_else(twice_run):
+    root, (text, _) = twice_run
+    notebook = nbformat.reads(text, as_version=4)
+    nbformat.validate(notebook)
+    assert [cell.id for cell in notebook.cells] == ["03-00", "03-01", "03-02", "03-03"]
+    assert all(re.fullmatch(r"[a-zA-Z0-9-_]{1,64}", cell.id) and cell.metadata == {} for cell in notebook.cells)
+    assert notebook.metadata == book.METADATA
+    assert [cell.execution_count for cell in book.code(notebook)] == [1, 2]
+    assert not list((root / "notebooks").glob(".*")), "a temporary file was left behind"
+
+
+def test_a_chapter_runs_on_this_python_is_told_its_preset_and_keeps_its_warnings(twice_run):
+    _, (text, _) = twice_run
+    first, second = book.code(nbformat.reads(text, as_version=4))
+    assert [(o.name, o.text) for o in first.outputs] == [
+        ("stdout", "preset full to figures/full\n"),
+        ("stderr", "a warning\n"),
+    ]
+    assert second.outputs[0].text == "own python: True\n"
+    assert second.outputs[1].data["text/plain"] == "42"
+
+
+def test_what_was_just_committed_is_in_step(twice_run):
+    assert book.check(twice_run[0]) == []
+
+
+def test_a_failing_chapter_is_named_with_its_cell_and_traceback_and_the_others_still_run(tmp_path, monkeypatch, capfd):
+    write(tmp_path, "# %%\nprint(1)\n", "04_fine")
+    committed = commit_unrun(write(tmp_path, FAILING))
+    before = committed.read_text()
+    monkeypatch.setattr(book, "ledger", lambda *arguments: [])
+    assert book.main(["run", "--preset", "full", "--commit"], root=tmp_path) == 1
+    out, err = capfd.readouterr()
+    assert re.search(r"03_made_up .* FAILED\n04_fine .* ok\n", out)
+    for part in ("03_made_up", "cell 03-01", "raise RuntimeError('the norm is off')", "Traceback"):
+        assert part in err
+    assert committed.read_text() == before
+    assert "so far so good" in (tmp_path / "build/full/03_made_up.ipynb").read_text()
+
+
+@pytest.mark.parametrize("line", ["%matplotlib inline", "!ls", "%%time", "x?", "await x"])
+def test_a_cell_that_is_not_plain_python_is_refused_by_name(tmp_path, line):
+    source = write(tmp_path, f"# %%\nx = 1\n\n# %%\n{line}\n")
+    with pytest.raises(ValueError, match=r"03_made_up\.py: cell 03-01 is not plain Python"):
+        book.read_source(source)
+    assert len(book.run(tmp_path, "smoke")) == 1, "and running it fails, without a kernel"
+
+
+def test_a_percent_sign_that_continues_an_expression_is_plain_python(tmp_path):
+    book.read_source(write(tmp_path, "# %%\nx = (\n    7\n    % 4\n)\n"))
+
+
+def test_prose_renews_the_words_and_keeps_the_outputs(tmp_path):
+    source = write(tmp_path, CHAPTER)
+    committed = commit_unrun(source)
+    write(tmp_path, CHAPTER.replace("Two lines", "Three lines") + "\n# %% [markdown]\n# One more.\n")
+    assert "words" in book.check(tmp_path)[0]
+    assert book.prose(tmp_path) == []
+    notebook = nbformat.read(committed, as_version=4)
+    assert notebook.cells[2].source.startswith("Three lines") and notebook.cells[4].source == "One more."
+    assert [cell.outputs[0].text for cell in book.code(notebook)] == ["measured", "measured"]
+    assert book.check(tmp_path) == []
+
+
+def test_prose_refuses_a_chapter_whose_code_was_changed(tmp_path):
+    committed = commit_unrun(write(tmp_path, CHAPTER))
+    before = committed.read_text()
+    write(tmp_path, CHAPTER.replace("6 * 7", "6 * 8"))
+    (refusal,) = book.prose(tmp_path)
+    assert "03_made_up" in refusal and "make book N=03" in refusal
+    assert committed.read_text() == before
+
+
+def swap_code_cells(notebook):
+    notebook.cells[1], notebook.cells[3] = notebook.cells[3], notebook.cells[1]
+
+
+def rename_id(notebook):
+    notebook.cells[0].id = "something-else"
+
+
+def change_type(notebook):
+    notebook.cells[0] = nbformat.v4.new_raw_cell(notebook.cells[0].source, id=notebook.cells[0].id)
+
+
+def add_metadata(notebook):
+    notebook.cells[1].metadata["execution"] = {"iopub.execute_input": "now"}
+
+
+def run_out_of_order(notebook):
+    notebook.cells[1].execution_count = 5
+
+
+def show_a_path(notebook):
+    notebook.cells[1].outputs[0].text = f"{Path.home()}/somewhere"
+
+
+@pytest.mark.parametrize(
+    "change", [swap_code_cells, rename_id, change_type, add_metadata, run_out_of_order, show_a_path]
+)
+def test_a_committed_notebook_changed_by_hand_is_noticed(tmp_path, change):
+    committed = commit_unrun(write(tmp_path, CHAPTER))
+    assert book.check(tmp_path) == []
+    notebook = nbformat.read(committed, as_version=4)
+    change(notebook)
+    book.save(notebook, committed)
+    assert "03_made_up" in book.check(tmp_path)[0]
+
+
+def test_a_missing_notebook_and_one_without_a_source_are_noticed(tmp_path):
+    write(tmp_path, CHAPTER)
+    commit_unrun(write(tmp_path, CHAPTER, "05_left_over")).with_suffix(".py").unlink()
+    missing, left_over = book.check(tmp_path)
+    assert "03_made_up" in missing and "make book N=03" in missing
+    assert "05_left_over.ipynb is of no chapter" in left_over
+
+
+def test_a_figure_that_results_name_must_be_there(tmp_path):
+    commit_unrun(write(tmp_path, CHAPTER))
+    results = tmp_path / "figures/full/03_made_up.json"
+    results.parent.mkdir(parents=True)
+    results.write_text(json.dumps({"figures": ["there.png", "gone.png"]}))
+    (results.parent / "there.png").touch()
+    (missing,) = book.check(tmp_path)
+    assert "gone.png" in missing and "03_made_up.json" in missing
+
+
+def test_a_chapter_number_that_does_not_exist_is_an_error_that_lists_what_there_is(tmp_path):
+    write(tmp_path, CHAPTER)
+    with pytest.raises(SystemExit, match="03_made_up"):
+        book.sources(tmp_path, "7")
+    assert [path.stem for path in book.sources(tmp_path, "3")] == ["03_made_up"]
+
+
+def test_only_what_the_repository_keeps_can_be_committed(tmp_path):
+    for preset in ("smoke", "quick"):
+        with pytest.raises(SystemExit):
+            book.main(["run", "--preset", preset, "--commit"], root=tmp_path)
