@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 BOOK := $(PY) -m lora_from_scratch.lab.book
-PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP_INSTALL := $(PY) -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 CODE := $(wildcard lora_from_scratch tests benchmarks notebooks)
 ONE := $(if $(N),--chapter $(N))
 

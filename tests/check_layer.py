@@ -110,20 +110,21 @@ def _try(test, layer_class: type) -> Result:
 
 
 def report(results: list[Result]) -> str:
-    """The results in words, what fails first with its usual cause below it."""
+    """The results in words: each property, what happened where it does not hold, and what to look at first."""
+    wrong = [result for result in results if result.verdict in ("fails", "cannot run")]
+    failing = [result for result in wrong if result.verdict == "fails"] or wrong  # an error elsewhere may come of these
     lines = []
     for result in results:
         lines.append(f"{result.verdict:>10}  {result.claim}")
-        if result.verdict in ("fails", "cannot run"):
-            lines += [f"{'':12}what happened: {result.happened}", f"{'':12}usual cause:   {result.usual_cause}"]
-        elif result.verdict == "skipped":
-            lines.append(f"{'':12}{result.happened}")
-    bad = [result for result in results if result.verdict in ("fails", "cannot run")]
-    if not bad:
+        if result.happened:
+            lines.append(f"{'':12}what happened: {result.happened}")
+        if result in failing:
+            lines.append(f"{'':12}usual cause: {result.usual_cause}")
+    if not wrong:
         return "\n".join([*lines, "", "Every property holds: this is a LoRA layer."])
-    failing = next((result for result in bad if result.verdict == "fails"), bad[0])
-    lines += ["", f"{len(bad)} of {len(results)} do not hold. Begin with: {failing.claim}"]
-    return "\n".join([*lines, f"The usual cause is {failing.usual_cause}"])
+    first = failing[0]
+    advice = f"{len(wrong)} of {len(results)} properties do not hold. Begin with: {first.claim}"
+    return "\n".join([*lines, "", advice, f"The usual cause: {first.usual_cause}"])
 
 
 def main(arguments: list[str]) -> int:
@@ -133,7 +134,7 @@ def main(arguments: list[str]) -> int:
         return 2
     from strategies import load_profile
 
-    load_profile()  # before the properties are imported: they take the profile that is loaded then
+    load_profile("ci")  # before the properties are imported: they take the profile that is loaded then
     try:
         results = check(load_layer(arguments[0]))
     except Unusable as error:

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-def load_profile() -> None:
-    """HYPOTHESIS_PROFILE if it is set, else `ci` (the same examples every time) where CI is, else the default."""
-    settings.register_profile("quick", max_examples=25, deadline=None)
-    settings.register_profile("ci", settings.get_profile("quick"), derandomize=True)
+def load_profile(name: str = "") -> None:
+    """`name`, or HYPOTHESIS_PROFILE, or `ci` (the same examples every time) where CI is set, or `quick`."""
+    settings.register_profile("quick", max_examples=25, deadline=None, report_multiple_bugs=False)
+    settings.register_profile("ci", settings.get_profile("quick"), derandomize=True, database=None)
     settings.register_profile("thorough", settings.get_profile("quick"), max_examples=500)
-    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "quick"))
+    settings.load_profile(name or os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "quick"))
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,20 @@ def test_a_failing_chapter_is_named_with_its_cell_and_traceback_and_the_others_s
     assert "so far so good" in (tmp_path / "build/full/03_made_up.ipynb").read_text()
 
 
+def test_a_write_that_is_interrupted_leaves_the_old_notebook(tmp_path, monkeypatch):
+    committed = commit_unrun(write(tmp_path, CHAPTER))
+    before = committed.read_text()
+
+    def interrupted(*paths):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        commit_unrun(committed.with_suffix(".py"), "other outputs")
+    assert committed.read_text() == before
+    assert sorted(path.name for path in committed.parent.iterdir()) == ["03_made_up.ipynb", "03_made_up.py"]
+
+
 @pytest.mark.parametrize("line", ["%matplotlib inline", "!ls", "%%time", "x?", "await x"])
 def test_a_cell_that_is_not_plain_python_is_refused_by_name(tmp_path, line):
     source = write(tmp_path, f"# %%\nx = 1\n\n# %%\n{line}\n")
@@ -187,14 +201,16 @@ def test_a_missing_notebook_and_one_without_a_source_are_noticed(tmp_path):
     assert "05_left_over.ipynb is of no chapter" in left_over
 
 
-def test_a_figure_that_results_name_must_be_there(tmp_path):
+def test_figures_and_the_results_that_name_them_are_both_there(tmp_path):
     commit_unrun(write(tmp_path, CHAPTER))
     results = tmp_path / "figures/full/03_made_up.json"
     results.parent.mkdir(parents=True)
-    results.write_text(json.dumps({"figures": ["there.png", "gone.png"]}))
+    results.write_text(json.dumps({"figures": {"there.png": "a caption", "gone.png": "another"}}))
     (results.parent / "there.png").touch()
-    (missing,) = book.check(tmp_path)
-    assert "gone.png" in missing and "03_made_up.json" in missing
+    (results.parent / "old.png").touch()
+    missing, unnamed = book.check(tmp_path)
+    assert "gone.png" in missing and "missing" in missing
+    assert "old.png" in unnamed
 
 
 def test_a_chapter_number_that_does_not_exist_is_an_error_that_lists_what_there_is(tmp_path):

@@ -74,7 +74,7 @@ def as_text(notebook: NotebookNode) -> str:
 def execute(notebook: NotebookNode, environment: dict[str, str], folder: Path) -> str | None:
     """Runs the cells, in place, in a fresh kernel of this very Python; returns what went wrong, if anything did."""
     specs = KernelSpecManager(kernel_dirs=[])  # no kernel that this machine happens to have: sys.executable is left
-    kernel = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs)
+    kernel = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs, transport_encryption="auto")
     client = NotebookClient(notebook, km=kernel, record_timing=False)
     cell = None
     try:
@@ -170,7 +170,7 @@ def prose(root: Path, number: str | None = None) -> list[str]:
 
 def check(root: Path) -> list[str]:
     """All that disagrees between the sources, the committed notebooks and the figures that their results name."""
-    wrong, notebooks, results = [], (root / "notebooks").glob("*.ipynb"), sorted((root / "figures").glob("*/*.json"))
+    wrong: list[str] = []
     for source in sources(root):
         try:
             notebook = renewed(source)
@@ -180,12 +180,14 @@ def check(root: Path) -> list[str]:
         if as_text(notebook) != source.with_suffix(".ipynb").read_text(encoding="utf-8"):
             wrong.append(f"{source.stem}.ipynb has other words than {source.name}: make prose N={source.name[:2]}")
         wrong += [f"{source.stem}.ipynb: {trace}" for trace in machine_traces(notebook, root)]
-    chapters = {source.stem for source in sources(root)}
-    wrong += [f"{path.name} is of no chapter" for path in [*notebooks, *results] if path.stem not in chapters]
-    for path in results:
-        for picture in json.loads(path.read_text(encoding="utf-8")).get("figures", []):
-            if not (path.parent / picture).is_file():
-                wrong.append(f"{path.relative_to(root)} names the figure {picture}, which is missing")
+    results = sorted((root / "figures").glob("*/*.json"))
+    for path in [*sorted((root / "notebooks").glob("*.ipynb")), *results]:
+        if not (root / "notebooks" / f"{path.stem}.py").exists():
+            wrong.append(f"{path.relative_to(root)} is of no chapter")
+    named = {path.parent / name for path in results for name in json.loads(path.read_text(encoding="utf-8"))["figures"]}
+    there = set((root / "figures").glob("*/*.png"))
+    wrong += [f"{path.relative_to(root)} is named in results and missing" for path in sorted(named - there)]
+    wrong += [f"{path.relative_to(root)} is named in no results" for path in sorted(there - named)]
     return wrong
 
 

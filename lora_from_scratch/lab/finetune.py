@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lora_from_scratch import inject, lora, rslora
-from lora_from_scratch.inject import AdapterConfig, add_adapters, is_adapter
+from lora_from_scratch.inject import AdapterConfig, add_adapters, find_targets, is_adapter
 from lora_from_scratch.lab import cache, tasks, train
 from lora_from_scratch.lab.presets import Preset
 from lora_from_scratch.lab.pretrain import base_key, pretrained
@@ -41,13 +41,14 @@ STARTS: dict[str, Callable[[nn.Module], object]] = {
 
 @dataclass(frozen=True)
 class Run:
-    """One fine-tuning run. `adapter` None trains every parameter; `start` names how A and B begin (STARTS).
+    """One fine-tuning run. `adapter` None trains the weights themselves; `start` names how A and B begin (STARTS).
 
-    Raises ValueError for an unknown task or start, or a learning rate that is not positive and finite.
+    Raises ValueError for an unknown task, scope or start, or a learning rate that is not positive and finite.
     """
 
     task: str = "rot13"
     adapter: AdapterConfig | None = None
+    scope: str = "all"  # without an adapter: "all" weights, or those of the "linear" layers that "all-linear" means
     lr: float = 1e-3
     seed: int = 0
     weight_decay: float = 0.0
@@ -57,6 +58,8 @@ class Run:
     def __post_init__(self) -> None:
         if self.task not in tasks.TASKS:
             raise ValueError(f"unknown task {self.task!r}; there are {', '.join(tasks.TASKS)}")
+        if self.scope not in ("all", "linear"):
+            raise ValueError(f"unknown scope {self.scope!r}; there are all, linear")
         if self.start not in STARTS:
             raise ValueError(f"unknown start {self.start!r}; there are {', '.join(STARTS)}")
         if not 0 < self.lr < math.inf:
@@ -85,10 +88,7 @@ def fine_tune(run: Run, model: nn.Module, preset: Preset) -> dict:
     length = preset.model.max_position_embeddings
     with threads(1):
         torch.manual_seed(run.seed)
-        if run.adapter is not None:
-            add_adapters(model, run.adapter)
-            for layer in filter(is_adapter, model.modules()):
-                STARTS[run.start](layer)
+        prepare(model, run)
         batches = Batches(task_ids(run.task, "task"), preset.batch, length, seed=run.seed)
         losses = fit(model, batches, preset.steps, run.lr, run.weight_decay)
         result = {"losses": losses, **measure(model, run.task, preset)}
@@ -97,6 +97,18 @@ def fine_tune(run: Run, model: nn.Module, preset: Preset) -> dict:
     if run.keep:
         result["state"] = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     return result
+
+
+def prepare(model: nn.Module, run: Run) -> None:
+    """Make trainable what `run` trains: adapters with their start, the linear layers alone, or everything."""
+    if run.adapter is not None:
+        add_adapters(model, run.adapter)
+        for layer in filter(is_adapter, model.modules()):
+            STARTS[run.start](layer)
+    elif run.scope == "linear":
+        model.requires_grad_(False)
+        for layer in find_targets(model, "all-linear").values():
+            layer.requires_grad_(True)
 
 
 def measure(model: nn.Module, task: str, preset: Preset) -> dict[str, float]:

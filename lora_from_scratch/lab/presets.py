@@ -34,6 +34,7 @@ class Preset:
     budget: int
     eval_windows: int
     device: str = "cpu"
+    workers: int | None = None  # processes that train side by side; None: one for each core
 
     def describe(self) -> dict:
         """The preset as plain numbers, for results and cache keys."""
@@ -54,10 +55,10 @@ LARGE = LlamaConfig(
 PRESETS = {
     p.name: p
     for p in (
-        Preset("smoke", TINY, pretrain_steps=30, pretrain_batch=8, steps=6, batch=4, seeds=2, budget=3, eval_windows=8),
+        Preset("smoke", TINY, pretrain_steps=30, pretrain_batch=8, steps=6, batch=4, seeds=2, budget=3, eval_windows=8, workers=1),
         Preset("quick", BOOK, pretrain_steps=1400, pretrain_batch=32, steps=200, batch=16, seeds=1, budget=0, eval_windows=256),
         Preset("full", BOOK, pretrain_steps=1400, pretrain_batch=32, steps=200, batch=16, seeds=3, budget=6, eval_windows=256),
-        Preset("gpu", LARGE, 6000, pretrain_batch=64, steps=400, batch=16, seeds=5, budget=7, eval_windows=256, device="cuda"),
+        Preset("gpu", LARGE, 6000, pretrain_batch=64, steps=400, batch=16, seeds=5, budget=7, eval_windows=256, device="cuda", workers=1),
     )
 }
 

@@ -2,8 +2,8 @@
 
 A learning rate that suits one method may ruin another, so a comparison at one shared rate says little. Here every
 method tries the same number of rates, first on a log grid, then further out wherever its best lies at an edge, then
-between its best and its neighbours. A method whose best still lies at an edge gives *all* methods one more try. The
-rate is chosen on seed 0 by `tune_loss`; the losses reported come from other seeds and other windows of text.
+between its best and its neighbours. A method whose best still lies at an edge gives *all* methods one more try, up to
+twice the budget; if it lies there even then, it is reported as unfinished. The rate is chosen on seed 0 by `tune_loss`; the losses reported come from other seeds and other windows of text.
 """
 
 import math
@@ -14,7 +14,6 @@ from lora_from_scratch.lab.presets import Preset
 from lora_from_scratch.lab.workers import carry_out_all
 
 GRID = tuple(10 ** (k / 2) for k in (-6, -5, -4, -3))  # 0.001, 0.0032, 0.01, 0.032
-MOST = 12  # rates that a method may try before its best counts as unfinished
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,7 @@ def sweep(methods: dict[str, Run], preset: Preset, grid: tuple[float, ...] = GRI
         raise ValueError(f"grid is {grid}; give at least 3 positive, rising learning rates")
     tried: dict[str, dict[float, float]] = {label: {} for label in methods}
     budget = max(len(grid), preset.budget)
+    at_most = 2 * budget
     while True:
         jobs = []
         for label in methods:
@@ -75,7 +75,7 @@ def sweep(methods: dict[str, Run], preset: Preset, grid: tuple[float, ...] = GRI
         for (label, rate), result in zip(jobs, carry_out_all(runs, preset), strict=True):
             tried[label][rate] = result["tune_loss"]
         if all(len(rates) >= budget for rates in tried.values()):
-            if budget >= MOST or all(map(bracketed, tried.values())):
+            if budget >= at_most or all(map(bracketed, tried.values())):
                 return tried
             budget += 1
 

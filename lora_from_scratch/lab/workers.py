@@ -28,7 +28,7 @@ def cores() -> int:
 def carry_out_all(runs: Sequence[Run], preset: Preset, workers: int | None = None) -> list[dict]:
     """The results of `runs`, in their order. Raises RuntimeError, with the worker's words, if one fails."""
     pretrained(preset)  # once, before the workers look for it
-    workers = 1 if preset.device == "cuda" else workers or cores()
+    workers = workers or preset.workers or cores()
     results: list[dict] = [{}] * len(runs)
     with progress.bar(total=len(runs), desc="training runs") as shown:
         if workers == 1:

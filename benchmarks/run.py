@@ -1,0 +1,80 @@
+"""The benchmarks in one run: `python -m benchmarks.run`. Prints a table; the exit status is 1 if a bound fails.
+
+One thread, and only ratios are judged (see timing.py). A bound of 1.05 means "no slower", with 5 % for what the clock
+cannot tell on a shared machine.
+"""
+
+import os
+import platform
+import sys
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every model here is built from a configuration
+
+import torch  # noqa: E402
+
+from benchmarks import steps  # noqa: E402
+from benchmarks.timing import Row, fastest_of_each  # noqa: E402
+
+
+def measure() -> list[Row]:
+    """All rows, in the order in which they are printed."""
+    layer = {"ours": steps.ours_layer, "PEFT": steps.peft_layer, "full fine-tuning": steps.full_layer}
+    rows = []
+
+    def time_layer(reference: str, bound: float, inside: bool = True) -> None:
+        place = "inside a network" if inside else "first in a network"
+        sides = (steps.layer_step(layer[name](), inside) for name in ("ours", reference))
+        rows.append(timed(f"LoRA step, layer {place}: {reference}", *sides, bound))
+
+    time_layer("PEFT", 1.05)
+    time_layer("full fine-tuning", 2 / 3)  # two products of three, see steps.layer_step
+    time_layer("full fine-tuning", 1 / 2, inside=False)  # one product of two
+    kept = (steps.saved_bytes(layer[name]()) for name in ("ours", "PEFT"))
+    rows.append(Row("LoRA layer, kept for backward: PEFT", *kept, 1.0, "bytes"))
+    rows.append(timed("tiny Llama, full step: transformers", *steps.llama_steps(), 1.05))
+    return rows
+
+
+def timed(what: str, ours: steps.Step, reference: steps.Step, bound: float, repetitions: int = 40) -> Row:
+    """A row in milliseconds."""
+    return Row(what, *(1e3 * seconds for seconds in fastest_of_each(ours, reference, repetitions)), bound, "ms")
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as aligned text."""
+    head = ("what: against what", "ours", "reference", "unit", "ratio", "bound", "")
+    cells = [head] + [
+        (
+            row.what,
+            f"{row.ours:,.1f}" if row.unit == "ms" else f"{row.ours:,}",
+            f"{row.reference:,.1f}" if row.unit == "ms" else f"{row.reference:,}",
+            row.unit,
+            f"{row.ratio:.3f}",
+            f"≤ {row.bound:.3f}",
+            "pass" if row.passes else "FAIL",
+        )
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(
+            c.ljust(w) if i in (0, 3, 6) else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in cells
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def main() -> int:
+    """Measure, print, and say by the exit status whether every bound holds."""
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} thread, {platform.machine()} CPU")
+    print(f"layer {steps.WIDTH} → {steps.WIDTH}, {steps.TOKENS} tokens, rank {steps.RANK}; tiny Llama 16 × 64 tokens\n")
+    rows = measure()
+    print(table(rows))
+    return 0 if all(row.passes for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
