@@ -42,7 +42,7 @@ class LlamaConfig:
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) · weight, the rms over the last dimension, in float32 whatever x is. (..., C) -> (..., C)."""
+    """x / rms(x) · weight, the rms over the last dimension, in float32 at least. (..., C) -> (..., C)."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -50,7 +50,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.weight * F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return self.weight * F.rms_norm(wide, self.weight.shape, eps=self.eps).to(x.dtype)
 
 
 def rotary(positions: Tensor, head_size: int, theta: float) -> tuple[Tensor, Tensor]:

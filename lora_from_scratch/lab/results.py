@@ -5,6 +5,7 @@ A chapter that registers a claim and never measures it cannot be saved.
 """
 
 import json
+import math
 import os
 import platform
 import time
@@ -128,7 +129,7 @@ class Results:
             "figures": self.figures,
         }
         path = self._folder() / f"{self.chapter}.json"
-        text = json.dumps(content, indent=1, allow_nan=True) + "\n"
+        text = json.dumps(_plain(content), indent=1, allow_nan=False) + "\n"
         save_atomically(path, lambda temporary: temporary.write_text(text))
         return path
 
@@ -147,3 +148,12 @@ class Results:
             "corpus_sha256": corpus_hash(),
             "seconds": round(time.perf_counter() - self.started, 1),
         }
+
+
+def _plain(value: object) -> object:
+    """`value` as JSON knows it: NaN and infinity, which it does not know, become null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

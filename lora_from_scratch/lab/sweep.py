@@ -3,7 +3,8 @@
 A learning rate that suits one method may ruin another, so a comparison at one shared rate says little. Here every
 method tries the same number of rates, first on a log grid, then further out wherever its best lies at an edge, then
 between its best and its neighbours. A method whose best still lies at an edge gives *all* methods one more try, up to
-twice the budget; if it lies there even then, it is reported as unfinished. The rate is chosen on seed 0 by `tune_loss`; the losses reported come from other seeds and other windows of text.
+twice the budget; if it lies there even then, it is reported as unfinished. The rate is chosen on seed 0 by
+`tune_loss`; the losses reported come from other seeds and other windows of text.
 """
 
 import math
@@ -20,7 +21,8 @@ GRID = tuple(10 ** (k / 2) for k in (-6, -5, -4, -3))  # 0.001, 0.0032, 0.01, 0.
 class Tuned:
     """A method at its best learning rate: `run` holds the rate, `results` one entry a seed (see `fine_tune`).
 
-    `tried` maps each rate tried to its tuning loss; `finished` is False where the best of them is at an edge.
+    `tried` maps each rate tried to its tuning loss, and is empty where the rate was known; `finished` is False where
+    the best of them is at an edge.
     """
 
     label: str
@@ -90,7 +92,7 @@ def compare(
         known: rates found before, {label: rate}. Used only where the preset's budget is 0 and every label has one.
     """
     if preset.budget == 0 and known and set(methods) <= set(known):
-        tried = {label: {known[label]: math.nan} for label in methods}
+        tried = {label: {} for label in methods}
         best, finished = {label: known[label] for label in methods}, dict.fromkeys(methods, True)
     else:
         tried = sweep(methods, preset, grid)

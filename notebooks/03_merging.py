@@ -1,0 +1,431 @@
+# %% [markdown]
+# # 03 · Merging
+#
+# **The question.** During training the adapter is a second path beside the frozen layer. Afterwards we can add it into
+# the weight and have one matrix again. Is that the same model? To which digit? And what is gained?
+#
+# **What you will be able to do.** Merge an adapter by hand. Say how large a difference between merged and unmerged is
+# normal in each number format, and why. Explain why a merge into a 16-bit base loses part of a small update, and predict how
+# much. Tell when "no extra latency" is true.
+#
+# **What you need.** PyTorch, and the LoRA layer of chapter 01: `h = W0 x + s · B A x`.
+#
+# **The published claims.** "When deployed in production, we can explicitly compute and store W = W0 + BA and perform
+# inference as usual", so that LoRA brings no additional latency (arXiv 2106.09685, section 4.1). Bottleneck adapters,
+# which stand *in* the path and not beside it, slow a GPT-2 medium at batch size 1 by 20.7 % to 30.3 % (table 1).
+
+# %%
+import copy
+import statistics
+import time
+
+import torch
+from torch import nn
+
+from lora_from_scratch import AdapterConfig, LoRALinear, add_adapters, count_parameters, merge_adapters
+from lora_from_scratch.inject import is_adapter
+from lora_from_scratch.lab import plots, stats, train
+from lora_from_scratch.lab.finetune import Run, measure, prepare
+from lora_from_scratch.lab.presets import preset
+from lora_from_scratch.lab.pretrain import pretrained
+from lora_from_scratch.lab.results import Results
+from lora_from_scratch.lab.sweep import compare
+from lora_from_scratch.lab.tasks import fixed_windows, task_ids
+
+size = preset()
+results = Results("03_merging", size)
+base = pretrained(size)
+
+# %% [markdown]
+# ## What would count as success
+#
+# The criteria, before any measurement. A merge is never bit-equal in floating point: the same sum in another order rounds
+# differently. So the first criterion names a tolerance: in float64, a hundred times its rounding step (2e-16) times the
+# largest logit and the number of layers.
+
+# %%
+depth = size.model.num_hidden_layers
+exact = results.claim(
+    "merge_is_exact",
+    says="the merged model computes what the adapted one does",
+    source="2106.09685, §4.1",
+    published="equal, by algebra",
+    criterion="largest logit difference in float64, over the largest logit, below 100 · 2.2e-16 · layers",
+    judge=lambda relative: relative < 100 * torch.finfo(torch.float64).eps * depth,
+)
+no_latency = results.claim(
+    "no_latency",
+    says="a merged model is as fast as the base",
+    source="2106.09685, §4.1 and table 1",
+    published="no additional inference latency",
+    criterion="median time of a forward pass within 3 % of the base's, at batch 1 and at the largest batch",
+    judge=lambda ratios: all(abs(ratio - 1) <= 0.03 for ratio in ratios),
+)
+bottleneck_slower = results.claim(
+    "bottleneck",
+    says="a bottleneck adapter slows inference at batch 1, and less at a large batch",
+    source="2106.09685, table 1 (GPT-2 medium)",
+    published="+20.7 % to +30.3 % at batch 1, +2.2 % to +3.0 % at batch 32",
+    criterion="at least 10 % at batch 1, and less than that at the largest batch: reproduced; one of the two: partly",
+    judge=lambda r: "reproduced" if r[0] >= 1.1 > r[1] else "partly" if r[0] >= 1.1 or r[1] < r[0] else False,
+)
+
+# %% [markdown]
+# ## By hand
+#
+# By the distributive law `W0 x + s · B (A x) = (W0 + s · B A) x`. So the merged weight is `W0 + s · B A`, and the bias
+# stays what it was. In raw lines, and then by the package. `B` is not zero here, there is a bias, and the layer is not
+# square: at `B` = 0 a merge that forgets the update would pass.
+
+# %%
+torch.manual_seed(0)
+layer = LoRALinear(nn.Linear(48, 32), rank=4, alpha=8).double()
+nn.init.normal_(layer.B)
+x = torch.randn(5, 7, 48, dtype=torch.float64)
+
+by_hand = nn.Linear(48, 32).double()
+with torch.no_grad():
+    by_hand.weight.copy_(layer.base.weight + layer.scaling * layer.B @ layer.A)
+    by_hand.bias.copy_(layer.base.bias)
+packaged = layer.merge()
+print("by hand against the adapted layer:", (by_hand(x) - layer(x)).abs().max().item())
+print("the package against the adapted layer:", (packaged(x) - layer(x)).abs().max().item())
+print("what merge() gives back:", packaged)
+
+# %% [markdown]
+# `merge()` gives back a *fresh* `nn.Linear` and leaves the adapted layer as it was. Many libraries add the update to the
+# base in place, remember that with a flag, and subtract it again later. The section after next shows what that costs.
+#
+# ## The whole network, in four number formats
+#
+# We fine-tune adapters on a task (rot13: every letter moved 13 places on), then convert the whole adapted model to each format,
+# and compare it with its own merge.
+#
+# Predict the largest difference of the logits for float64, float32, bfloat16 and float16. The rounding steps are about
+# 2e-16, 1e-7, 8e-3 and 1e-3, and the logits are of the order of ten.
+
+# %%
+run = Run(adapter=AdapterConfig(rank=4, alpha=32), keep=True)
+tuned = compare({"LoRA rank 4": run}, size, known=results.known_rates("lora"))["LoRA rank 4"]
+results.record_sweep("lora", {"LoRA rank 4": tuned})
+adapted = pretrained(size)
+prepare(adapted, run)
+adapted.load_state_dict(tuned.results[0]["state"])
+adapted.eval()
+windows = fixed_windows(task_ids("rot13", "held_out"), 16, size.model.max_position_embeddings).to(size.device)
+before, after = measure(base, "rot13", size)["task_loss"], measure(adapted, "rot13", size)["task_loss"]
+print(f"loss on rot13: {before:.3f} before, {after:.3f} with adapters")
+
+# %% [markdown]
+# `truth` below is the adapted model in float64. For every format we ask three things: how far merged and unmerged are from
+# *each other*, and how far each of them is from the truth. If the merged model were worse, its distance to the truth would be
+# larger.
+
+
+# %%
+@torch.no_grad()
+def logits(model, dtype):
+    """The logits (B, T, V) of a model converted to `dtype`, as float64."""
+    return copy.deepcopy(model).to(dtype)(windows[:, :-1]).double()
+
+
+truth = logits(adapted, torch.float64)
+rows, by_dtype = [], {}
+for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+    converted = copy.deepcopy(adapted).to(dtype)
+    unmerged, merged = logits(converted, dtype), logits(merge_adapters(copy.deepcopy(converted)), dtype)
+    apart = (merged - unmerged).abs().max().item()
+    flipped = (merged.argmax(-1) != unmerged.argmax(-1)).double().mean().item()
+    far = [(side - truth).abs().mean().item() for side in (unmerged, merged)]
+    name = str(dtype).removeprefix("torch.")
+    by_dtype[name] = {"apart": apart, "flipped": flipped, "unmerged_to_truth": far[0], "merged_to_truth": far[1]}
+    rows.append([name, f"{apart:.1e}", f"{flipped:.2%}", f"{far[0]:.1e}", f"{far[1]:.1e}"])
+print(stats.table(["format", "largest difference", "other best guess", "unmerged to truth", "merged to truth"], rows))
+results.record(by_dtype=by_dtype)
+relative = by_dtype["float64"]["apart"] / truth.abs().max().item()
+exact.measure(relative, f"{relative:.1e} of the largest logit in float64")
+
+# %% [markdown]
+# The difference follows the format's rounding step. It is no sign of a wrong merge: in 16 bits *both* models are about
+# equally far from the truth. When someone reports "merged and unmerged outputs differ", first ask for the format.
+#
+# ## A hundred merges and unmerges, in place
+#
+# Now the other way of doing it: add the update to the weight, later subtract it, and so on, as a server might that switches
+# between adapters. In exact arithmetic the weight always comes back. Predict what comes back in each format after a
+# hundred rounds.
+
+# %%
+rows = []
+for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+    model = copy.deepcopy(base).to(dtype)
+    deltas = {n: m.delta_weight().detach() for n, m in adapted.named_modules() if is_adapter(m)}
+    changed, drift = [], []
+    for name, delta in deltas.items():
+        weight = model.get_submodule(name).weight.data
+        start = weight.clone()
+        for _ in range(100):
+            weight += delta.to(dtype)  # in place: this is the line that the package does not have
+            weight -= delta.to(dtype)
+        changed.append((weight != start).double().mean().item())
+        drift.append(((weight - start).double().norm() / start.double().norm()).item())
+    loss = measure(model.float(), "text", size)["text_loss"]
+    share, far = statistics.fmean(changed), statistics.fmean(drift)
+    rows.append([str(dtype).removeprefix("torch."), f"{share:.0%}", f"{far:.1e}", f"{loss:.4f}"])
+print(stats.table(["format", "weights that changed", "relative drift", "loss on English"], rows))
+fresh = {}
+for dtype in (torch.bfloat16, torch.float16):
+    fresh[str(dtype)] = measure(copy.deepcopy(base).to(dtype).float(), "text", size)["text_loss"]
+print("for comparison, the base without any merge:", ", ".join(f"{k[6:]} {v:.4f}" for k, v in fresh.items()))
+
+# %% [markdown]
+# A weight that is kept untouched cannot drift. That is why `merge()` never writes into the base.
+#
+# ## What a low-precision base loses
+#
+# A bfloat16 number keeps 8 bits of precision. Between two neighbours around `w` lies a gap of about `|w| / 128` to `|w| /
+# 256`; whatever is added is rounded to the grid. If an entry of the update is smaller than half the gap, it is usually lost entirely.
+#
+# We measure: scale the trained update by factors from 0.001 to 10, merge it into a base stored in each format, and ask how
+# much of the update arrived: `|(merged - W0) - ΔW| / |ΔW|`. 0 is all of it, 1 is none.
+#
+# Predict from the grid: rounding errors are uniform in a gap `g`, so their size is `g / √12`. At which ratio `|ΔW| / |W0|`
+# does bfloat16 lose half of the update?
+
+
+# %%
+def lost(w0, delta, dtype):
+    """The relative error of the update that arrives in a base stored in `dtype`. `w0` lies on that grid already."""
+    merged = (w0 + delta).to(dtype).double()  # sum in float64, one rounding
+    return ((merged - w0 - delta).norm() / delta.norm()).item()
+
+
+def expected(w0, delta, dtype):
+    """The same from the grid alone: every entry of the sum is off by gap / sqrt(12)."""
+    exponent = torch.floor(torch.log2((w0 + delta).abs().clamp_min(torch.finfo(dtype).tiny)))
+    gap = torch.finfo(dtype).eps * 2**exponent
+    return (gap.norm() / 12**0.5 / delta.norm()).item()
+
+
+layer = next(m for m in adapted.modules() if is_adapter(m))
+delta = layer.delta_weight().detach().double()
+own_ratio = (delta.norm() / layer.base.weight.double().norm()).item()
+factors = [10 ** (k / 4) for k in range(-12, 5)]
+fig, (ax,) = plots.canvas(height=4.2)
+for dtype, colour in ((torch.bfloat16, plots.RED), (torch.float16, plots.ORANGE), (torch.float32, plots.BLUE)):
+    w0 = layer.base.weight.detach().to(dtype).double()
+    ratios = [f * own_ratio for f in factors]
+    ax.plot(ratios, [lost(w0, f * delta, dtype) for f in factors], "o", markersize=4, color=colour)
+    line = [expected(w0, f * delta, dtype) for f in factors]
+    ax.plot(ratios, line, color=colour, linewidth=1)
+    plots.label_end(ax, ratios, line, str(dtype).removeprefix("torch."), colour)
+ax.axvline(own_ratio, color=plots.GREY, linestyle="--", linewidth=1.2)
+ax.annotate("the trained update", (own_ratio, 3), xytext=(4, 0), textcoords="offset points", color=plots.GREY, fontsize=9)
+ax.axhline(1, color=plots.GREY, linewidth=1)
+ax.set(xscale="log", yscale="log", xlabel="size of the update, |ΔW| / |W0|", ylabel="share of the update that is lost")
+ax.set_title("What a merge loses of an update (dots: measured, lines: the rule)")
+results.figure(fig, "lost", "One layer. At 1 the error is as large as the update itself.")
+
+# %% [markdown]
+# Above 1 the line overshoots: where an update vanishes entirely the error cannot be more than the update, and the dots
+# bend to 1. Below, the simple rule holds: the loss is the grid's coarseness divided by the update's relative size.
+#
+# **Round once.** In the merge above the product and the sum were wide, and only the result was rounded. Do everything in
+# bfloat16, and three roundings pile up. This is easy to get wrong, because the code looks the same:
+
+# %%
+half = copy.deepcopy(layer).to(torch.bfloat16)
+exactly = half.base.weight.double() + half.scaling * half.B.double() @ half.A.double()
+once = half.merge().weight.double()
+thrice = (half.base.weight + (half.scaling * (half.B @ half.A)).to(torch.bfloat16)).double()
+delta = exactly - half.base.weight.double()
+for name, merged in (("rounded once (the package)", once), ("rounded at every step", thrice)):
+    print(f"{name:28} loses {((merged - exactly).norm() / delta.norm()).item():.4f} of the update")
+
+# %% [markdown]
+# Does it matter for the task? A table of three ways to store the same model in bfloat16. The adapter can also stay outside,
+# in float32, on top of a bfloat16 base: then the update is never rounded to the base's grid.
+
+# %%
+ways = {}
+rounded = copy.deepcopy(adapted)
+for module in filter(is_adapter, rounded.modules()):
+    module.base.weight.data = module.base.weight.data.bfloat16().float()  # what a bfloat16 base holds
+ways["adapter kept in float32, base in bfloat16"] = rounded
+ways["merged, stored in bfloat16"] = merge_adapters(copy.deepcopy(rounded)).bfloat16().float()
+ways["merged, stored in float32"] = merge_adapters(copy.deepcopy(adapted))
+losses = {name: measure(model, "rot13", size)["task_loss"] for name, model in ways.items()}
+print(stats.table(["how the model is stored", "loss on rot13"], [[name, f"{loss:.4f}"] for name, loss in losses.items()]))
+results.record(stored=losses)
+
+# %% [markdown]
+# Here the computation itself is in float32 throughout, so that the table shows what *storing* costs and nothing else.
+#
+# ## Latency
+#
+# A merged model has the same layers as the base, so it should take the same time. An unmerged one makes two small
+# products more in every layer. To judge "no latency" we need the alternative it was compared with: a **bottleneck
+# adapter** (Houlsby et al., arXiv 1902.00751), which sits *in* the path behind a layer, `h + up(relu(down(h)))`. Its
+# nonlinearity means that it cannot be merged. We give it as many parameters as the LoRA adapter has.
+
+
+# %%
+class Bottleneck(nn.Module):
+    """`base`, then h + up(relu(down(h))): (..., d_in) -> (..., d_out)."""
+
+    def __init__(self, base, width):
+        super().__init__()
+        self.base = base
+        self.down = nn.Linear(base.out_features, width, bias=False)
+        self.up = nn.Linear(width, base.out_features, bias=False)
+
+    def forward(self, x):
+        h = self.base(x)
+        return h + self.up(torch.relu(self.down(h)))
+
+
+adapter_parameters = count_parameters(adapted)[0]
+width = round(adapter_parameters / (4 * depth * size.model.hidden_size))  # two places a block, two matrices each
+bottleneck = copy.deepcopy(base)
+for block in bottleneck.model.layers:
+    block.self_attn.o_proj = Bottleneck(block.self_attn.o_proj, width).to(size.device)
+    block.mlp.down_proj = Bottleneck(block.mlp.down_proj, width).to(size.device)
+added = count_parameters(bottleneck)[1] - count_parameters(base)[1]
+print(f"LoRA adds {adapter_parameters:,} parameters, the bottleneck (width {width}) {added:,}")
+
+# %% [markdown]
+# We time forward passes, all four models in turn and many times over, on one thread, and compare medians: so a busy
+# moment of the machine hits all four. Predict the three ratios to the base, at batch 1 and at the largest batch.
+
+
+# %%
+@torch.no_grad()
+def medians(models, batch, repeats):
+    """{name: median seconds of a forward pass}, the models taking turns."""
+    ids = windows[:1, :-1].expand(batch, -1)
+    seconds = {name: [] for name in models}
+    for turn in range(repeats + 3):
+        for name, model in models.items():
+            started = time.perf_counter()
+            model(ids)
+            if size.device == "cuda":
+                torch.cuda.synchronize()
+            if turn >= 3:  # the first turns warm up
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+models = {"base": base, "merged": merge_adapters(copy.deepcopy(adapted)), "unmerged": adapted, "bottleneck": bottleneck}
+for model in models.values():
+    model.eval()
+batches = [1, 4, 16, 64]
+with train.threads(1):
+    measured = {b: medians(models, b, repeats=max(10, (5 if size.name == "smoke" else 300) // b)) for b in batches}
+ratio = {name: [measured[b][name] / measured[b]["base"] for b in batches] for name in models}
+rows = [[b, f"{1000 * measured[b]['base']:.2f}"] + [f"{ratio[n][i]:.2f}" for n in list(models)[1:]] for i, b in enumerate(batches)]
+print(stats.table(["batch", "base, ms", "merged / base", "unmerged / base", "bottleneck / base"], rows))
+results.record(latency_ratio=ratio, batches=batches)
+no_latency.measure([ratio["merged"][0], ratio["merged"][-1]], f"{ratio['merged'][0]:.2f} and {ratio['merged'][-1]:.2f} of the base")
+ends = [ratio["bottleneck"][0], ratio["bottleneck"][-1]]
+bottleneck_slower.measure(ends, f"{ends[0] - 1:+.0%} at batch 1, {ends[1] - 1:+.0%} at batch {batches[-1]}")
+
+# %%
+fig, (ax,) = plots.canvas()
+for name, colour in (("merged", plots.BLUE), ("unmerged", plots.ORANGE), ("bottleneck", plots.RED)):
+    ax.plot(batches, ratio[name], color=colour, marker="o", markersize=4)
+    plots.label_end(ax, batches, ratio[name], name, colour)
+plots.reference(ax, 1, "the base", plots.BLACK)
+ax.set(xscale="log", xticks=batches, xticklabels=batches, xlabel="batch size", ylabel="time of a forward pass, over the base's")
+ax.minorticks_off()
+ax.set_title("What an adapter costs at inference, by batch size")
+results.figure(fig, "latency", f"Medians on one thread, {size.model.max_position_embeddings} tokens a row, equal parameters.")
+
+# %% [markdown]
+# ## The verdict
+
+# %%
+for claim in results.claims.values():
+    print(f"{claim.says}: {claim.verdict.upper()}. {claim.shown}.\n   (criterion: {claim.criterion})")
+print("written:", results.save().name)
+
+# %% [markdown]
+# ## Exercises
+#
+# **1. Two adapters at once.** You have two adapters for one layer and want the sum of their updates in one weight. A
+# tempting short cut adds the factors: `(B1 + B2) (A1 + A2)`. Write the merge that is right.
+
+
+# %%
+def my_merge_of_two(first, second):
+    """Two LoRALinear on the same base -> W0 + both updates, (d_out, d_in)."""
+    return None  # your code here
+
+
+def check_merge_of_two(function):
+    torch.manual_seed(1)
+    linear = nn.Linear(6, 5).double()
+    first, second = LoRALinear(linear, 2, 4), LoRALinear(linear, 2, 8)
+    for one in (first, second):
+        nn.init.normal_(one.B)
+    got = function(first, second)
+    if got is None:
+        return "replace `return None` by your code and run the cell again"
+    updates = first.delta_weight() + second.delta_weight()
+    if torch.allclose(got, linear.weight + updates):
+        return "right"
+    if torch.allclose(got, 2 * linear.weight + updates):
+        return "W0 is in it twice: `weight` of an adapted layer holds the base already"
+    return "not yet: (B1 + B2)(A1 + A2) has the mixed terms B1 A2 and B2 A1, and each update has its own scaling"
+
+
+print(check_merge_of_two(my_merge_of_two))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def my_merge_of_two(first, second):
+#     return first.base.weight + first.delta_weight() + second.delta_weight()
+# ```
+#
+# </details>
+#
+# **2. How small is too small?** A float16 weight of 1.0 has the neighbours 1 - 2⁻¹¹ and 1 + 2⁻¹⁰. You add the same update 0.0004
+# in three merges, one after the other, rounding each time. What is the weight afterwards? And with one merge of 0.0012?
+
+# %%
+my_weights = {"three merges": None, "one merge": None}  # your numbers here
+
+
+def check_weights(answers):
+    if None in answers.values():
+        return "fill in both numbers and run the cell again"
+    three = torch.tensor(1.0, dtype=torch.float16)
+    for _ in range(3):
+        three = three + 0.0004
+    right = {"three merges": three.item(), "one merge": torch.tensor(1.0012, dtype=torch.float16).item()}
+    wrong = [way for way in right if abs(answers[way] - right[way]) > 1e-5]
+    return "right" if not wrong else f"not yet, {' and '.join(wrong)}: half the gap above 1 is 2⁻¹¹ = 0.00049"
+
+
+print(check_weights(my_weights))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# Three merges: 1.0, every one of them is rounded away. One merge: 1.0012 lies nearest to 1 + 2⁻¹⁰ = 1.0009765625.
+#
+# </details>
+#
+# **3. The head.** In a model with tied embeddings the output head and the embedding share one tensor. Adapt the head by name
+# (`targets=["lm_head"]`, with `LlamaConfig(tie_word_embeddings=True)`), train or fill `B`, merge, and check that the embedding
+# is unchanged. Why would an in-place merge have changed it? (The test `test_inject.py` has the answer.)
+#
+# ## The same with PEFT
+#
+# ```python
+# merged = model.merge_and_unload()      # in place in the base's weight, and the adapters removed
+# model.merge_adapter(); model.unmerge_adapter()      # the in-place cycle of this chapter
+# ```
+#
+# `make parity` checks that our merged weights are PEFT's.

@@ -1,0 +1,138 @@
+"""Runs in worker processes: the same numbers as here, in the order of the runs, and errors that come back.
+
+Two workers are started, which takes some seconds. They read made-up text from a cache that is laid out for them.
+"""
+
+import os
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_tasks import made_up_text, use_made_up_text
+
+from lora_from_scratch import AdapterConfig
+from lora_from_scratch.lab import corpus, train, workers
+from lora_from_scratch.lab.finetune import Run, carry_out
+from lora_from_scratch.lab.llama import LlamaConfig
+from lora_from_scratch.lab.presets import Preset
+from lora_from_scratch.lab.workers import carry_out_all
+
+SIZES = LlamaConfig(
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    num_key_value_heads=2,
+    max_position_embeddings=16,
+)
+SMALL = Preset("small", SIZES, pretrain_steps=3, pretrain_batch=4, steps=3, batch=4, seeds=2, budget=0, eval_windows=5)
+ADAPTER = AdapterConfig(rank=2)
+RUNS = [Run(seed=0), Run(adapter=ADAPTER), Run(task="upper", lr=1e-2), Run(adapter=ADAPTER, seed=3), Run(seed=4)]
+FAILING = Run(adapter=ADAPTER, start="both zero")
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    """A build folder with the made-up text in its cache, and workers that use it; they are ended afterwards."""
+    folder = tmp_path_factory.mktemp("build")
+    started = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LORA_BUILD", str(folder))
+        read = corpus.corpus.__wrapped__
+        with pytest.MonkeyPatch.context() as planting:
+            planting.setattr(corpus, "read_corpus", made_up_text)
+            read()
+        use_made_up_text(patch)
+        threads = train.threads
+        patch.setattr(train, "threads", lambda count: threads(1))
+        popen = workers.subprocess.Popen
+        patch.setattr(workers.subprocess, "Popen", lambda *a, **o: started.append(popen(*a, **o)) or started[-1])
+        workers._worker.cache_clear()
+        yield folder
+        workers._worker.cache_clear()
+        for process in started:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+def carried_out(build: Path, count: int, runs: list[Run] = RUNS) -> list[dict]:
+    """The results with this many workers, measured anew: no cached run is left before."""
+    for path in (build / "cache").glob("run-*"):
+        path.unlink()
+    results = carry_out_all(runs, SMALL, workers=count)
+    assert len(list((build / "cache").glob("run-*"))) == len(runs)
+    return results
+
+
+def numbers(result: dict) -> dict:
+    return {name: value for name, value in result.items() if name != "seconds"}
+
+
+def test_results_are_in_the_order_of_the_runs_and_do_not_depend_on_the_workers(build):
+    """One worker (this process) and two give the same numbers to the bit, each result at its run's place."""
+    one, two = carried_out(build, 1), carried_out(build, 2)
+    assert list(map(numbers, one)) == list(map(numbers, two))
+    assert two == [carry_out(run, SMALL) for run in RUNS]
+    assert len({result["task_loss"] for result in two}) == len(RUNS), "the runs can be told apart"
+
+
+def test_weights_come_back_from_a_worker(build):
+    """A run that keeps its weights brings them back through the pipe, to the bit."""
+    run = replace(RUNS[1], keep=True)
+    (here,), (there,) = carried_out(build, 1, [run]), carried_out(build, 2, [run])
+    assert here["state"].keys() == there["state"].keys()
+    assert all(here["state"][name].equal(there["state"][name]) for name in here["state"])
+
+
+def test_an_error_in_a_worker_comes_back_with_its_words_and_the_worker_goes_on(build):
+    """A run that fails is a RuntimeError with the run and the worker's own words; the same workers serve the next call."""
+    before = {workers._worker(i).pid for i in range(2)}
+    with pytest.raises(RuntimeError, match="failed in a worker") as error:
+        carry_out_all([RUNS[0], FAILING, RUNS[1]], SMALL, workers=2)
+    assert "start='both zero'" in str(error.value)
+    assert "ValueError: the first step's gradient is zero for every trainable parameter" in str(error.value)
+    assert numbers(carried_out(build, 2, RUNS[:1])[0]) == numbers(carried_out(build, 1, RUNS[:1])[0])
+    assert {workers._worker(i).pid for i in range(2)} == before
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the dead worker's pipe is flushed
+def test_a_worker_that_dies_is_an_error_and_others_take_over(build):
+    """A run whose worker was ended is a RuntimeError that says so; the next call starts a new worker."""
+    for i in range(2):
+        workers._worker(i).kill()
+        workers._worker(i).wait()
+    with pytest.raises(RuntimeError, match="the worker that had .* ended"):
+        carried_out(build, 2, RUNS[:1])
+    assert numbers(carried_out(build, 2, RUNS[:1])[0]) == numbers(carried_out(build, 1, RUNS[:1])[0])
+
+
+def test_a_worker_holds_on_to_nothing_that_is_printed(build, capfd):
+    """What a run prints in a worker goes to the error stream, and not between the results: a damaged cache says so."""
+    carried_out(build, 1, RUNS[:1])
+    (path,) = (build / "cache").glob("run-*")
+    path.write_bytes(b"damaged")
+    (result,) = carry_out_all(RUNS[:1], SMALL, workers=2)
+    assert len(result["losses"]) == SMALL.steps
+    assert f"cache file {path.name} cannot be read" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("changed", [{"device": "cuda"}, {"workers": 1}], ids=str)
+def test_some_presets_train_one_run_at_a_time_here(monkeypatch, changed):
+    """On a GPU, and where the preset asks for one worker, the runs go one by one in this very process."""
+    monkeypatch.setattr(workers, "pretrained", lambda preset: None)
+    monkeypatch.setattr(workers, "_worker", lambda i: pytest.fail("a worker was started"))
+    monkeypatch.setattr(workers, "carry_out", lambda run, preset: {"seed": run.seed, "process": os.getpid()})
+    results = carry_out_all(RUNS, replace(SMALL, **changed))
+    assert results == [{"seed": run.seed, "process": os.getpid()} for run in RUNS]
+
+
+def test_there_are_as_many_workers_as_the_process_may_use_cores(monkeypatch):
+    """The cores are those that this process may run on, where the system tells, and else those of the machine."""
+    monkeypatch.setattr(workers, "os", types.SimpleNamespace(sched_getaffinity=lambda pid: {1, 4, 6}, cpu_count=lambda: 9))
+    assert workers.cores() == 3
+    monkeypatch.setattr(workers, "os", types.SimpleNamespace(cpu_count=lambda: 9))
+    assert workers.cores() == 9
+    monkeypatch.setattr(workers, "os", types.SimpleNamespace(cpu_count=lambda: None))
+    assert workers.cores() == 1
