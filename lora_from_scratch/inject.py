@@ -92,7 +92,9 @@ def merge_adapters(model: nn.Module) -> nn.Module:
     if not adapters:
         raise ValueError("the model has no adapters to merge; add_adapters puts them in, and a merge takes them out")
     if is_adapter(model):
-        raise ValueError("the model itself is an adapted layer, which has no parent to hold its merge; use layer.merge()")
+        raise ValueError(
+            "the model itself is an adapted layer, which has no parent to hold its merge; use layer.merge()"
+        )
     swap = {}
     for name, module in adapters.items():
         try:

@@ -73,7 +73,9 @@ def check_linear(layer: nn.Module) -> None:
             f"({layer.out_features}, {layer.in_features}); run a lazy or packed layer once, or unpack it, first"
         )
     if not layer.weight.is_floating_point():
-        raise ValueError(f"the weight of this {name} is {layer.weight.dtype}; adapters need a real floating-point weight")
+        raise ValueError(
+            f"the weight of this {name} is {layer.weight.dtype}; adapters need a real floating-point weight"
+        )
 
 
 class LoRALinear(nn.Module):

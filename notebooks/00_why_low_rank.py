@@ -1,18 +1,18 @@
 # %% [markdown]
 # # 00 · Why low rank
 #
-# **The question.** Fine-tuning moves every weight of a model. How much of that movement matters? If most of a matrix's
-# change could be thrown away, it would never have to be trained.
+# **The question.** Fine-tuning moves every weight of a model. How much of that movement matters? If most of a
+# matrix's change could be thrown away, it would never have to be trained.
 #
-# **What you will be able to do.** Take the update of a fine-tuned matrix apart into rank-one pieces. Cut it to any rank
-# in the best way there is, and know the error in advance. Measure how much of a task survives the cut. Extract an
-# adapter from a fully fine-tuned model.
+# **What you will be able to do.** Take the update of a fine-tuned matrix apart into rank-one pieces. Cut it to any
+# rank in the best way there is, and know the error in advance. Measure how much of a task survives the cut. Extract
+# an adapter from a fully fine-tuned model.
 #
-# **What you need.** PyTorch, and what a singular value decomposition is: $M = U S V^T$, with orthonormal columns in `U`
-# and `V` and non-negative numbers, in falling order, in `S`.
+# **What you need.** PyTorch, and what a singular value decomposition is: $M = U S V^T$, with orthonormal columns in
+# `U` and `V` and non-negative numbers, in falling order, in `S`.
 #
-# **The published claim.** The LoRA paper rests on a hypothesis: "the change in weights during model adaptation also has
-# a low intrinsic rank" (arXiv 2106.09685, section 1). It builds on measurements of how few numbers are enough to
+# **The published claim.** The LoRA paper rests on a hypothesis: "the change in weights during model adaptation also
+# has a low intrinsic rank" (arXiv 2106.09685, section 1). It builds on measurements of how few numbers are enough to
 # fine-tune a language model (Aghajanyan et al., arXiv 2012.13255). We look at the change itself.
 
 # %%
@@ -39,8 +39,8 @@ print(f"preset {size.name}: {len(W0)} linear layers, width {size.model.hidden_si
 # %% [markdown]
 # ## What would count as success
 #
-# The *gain* of fine-tuning is how far it lowers the loss on a new task. We will cut the change of every matrix to rank
-# `r` and see what is left of the gain. The criteria are written down now, before anything is trained.
+# The *gain* of fine-tuning is how far it lowers the loss on a new task. We will cut the change of every matrix to
+# rank `r` and see what is left of the gain. The criteria are written down now, before anything is trained.
 
 # %%
 low_rank = results.claim(
@@ -56,15 +56,15 @@ beyond_chance = results.claim(
     says="the change uses fewer directions than a random matrix with the very same entries",
     source="2106.09685, §4.1 (what 'low intrinsic rank' has to mean)",
     published="lower",
-    criterion="the effective rank is lower than that of the shuffled change in every layer: reproduced; on average: partly",
+    criterion="its effective rank is below the shuffled change's in every layer: reproduced; on average: partly",
     judge=lambda ratios: "reproduced" if max(ratios) < 1 else "partly" if sum(ratios) < len(ratios) else False,
 )
 
 # %% [markdown]
 # ## A matrix as a sum of rank-one pieces
 #
-# The SVD writes a matrix as $\sum_i \sigma_i\, u_i v_i^T$: a sum of pieces, each the outer product of two vectors, in
-# order of size. We build a matrix from two strong pieces and a little noise, and look at its singular values.
+# The SVD writes a matrix as $\sum_i \sigma_i\, u_i v_i^T$: a sum of pieces, each the outer product of two vectors,
+# in order of size. We build a matrix from two strong pieces and a little noise, and look at its singular values.
 #
 # Predict: how many of the eight values will be large?
 
@@ -76,13 +76,13 @@ U, S, Vt = torch.linalg.svd(M, full_matrices=False)  # (8, 8), (8,), (8, 10)
 print("singular values:", [round(s, 2) for s in S.tolist()])
 
 # %% [markdown]
-# Keep the first `r` pieces and drop the rest. How far is the result from `M`? The dropped pieces are orthogonal to one
-# another, so their squares add up:
+# Keep the first `r` pieces and drop the rest. How far is the result from `M`? The dropped pieces are orthogonal to
+# one another, so their squares add up:
 #
 # $$\| M - M_r \|_F = \sqrt{\sigma_{r+1}^2 + \sigma_{r+2}^2 + \dots}$$
 #
-# Eckart and Young (1936) proved that **no** matrix of rank `r` comes closer. We check the formula, and let a thousand
-# random rivals try to beat it.
+# Eckart and Young (1936) proved that **no** matrix of rank `r` comes closer. We check the formula, and let a
+# thousand random rivals try to beat it.
 
 # %%
 r = 2
@@ -102,14 +102,15 @@ B, A = low_rank_factors(M, r)  # the package's version: B is U sqrt(S), A is sqr
 torch.testing.assert_close(B @ A, M_r)
 
 # %% [markdown]
-# From here on we use `low_rank_factors`. Note its shapes: `B` is (out, r) and `A` is (r, in). A matrix that has been cut
-# to rank `r` *is* a LoRA update.
+# From here on we use `low_rank_factors`. Note its shapes: `B` is (out, r) and `A` is (r, in). A matrix that has been
+# cut to rank `r` *is* a LoRA update.
 #
 # ## Fine-tune everything, then look at the change
 #
-# The base has read English. It now learns three new tasks, one at a time: `rot13` (every letter 13 places on), `upper`
-# (capitals), and `reversed` (backwards). We train the full weight of every linear layer that an adapter would touch, and
-# leave embeddings, norms and the output head alone: so the changes of these matrices are the whole of what was learnt.
+# The base has read English. It now learns three new tasks, one at a time: `rot13` (every letter 13 places on),
+# `upper` (capitals), and `reversed` (backwards). We train the full weight of every linear layer that an adapter
+# would touch, and leave embeddings, norms and the output head alone: so the changes of these matrices are the whole
+# of what was learnt.
 #
 # Each task gets its own best learning rate, by the search that every comparison of this book goes through.
 
@@ -119,7 +120,9 @@ full = {task: Run(task=task, scope="linear", keep=True) for task in tasks}
 tuned = compare(full, size, known=results.known_rates("full"))
 results.record_sweep("full", tuned)
 before = {task: measure(base, task, size)["task_loss"] for task in tasks}
-rows = [[task, f"{t.run.lr:.4f}", f"{before[task]:.2f}", stats.shown(t.values("task_loss"))] for task, t in tuned.items()]
+rows = [
+    [task, f"{t.run.lr:.4f}", f"{before[task]:.2f}", stats.shown(t.values("task_loss"))] for task, t in tuned.items()
+]
 print(stats.table(["task", "rate", "loss before", "loss after"], rows))
 
 
@@ -153,17 +156,22 @@ def shuffled(matrix, seed=0):
 fig, axes = plots.canvas(2, width=9.5, height=3.8, sharey=True)
 chosen = ["model.layers.0.self_attn.q_proj", f"model.layers.{size.model.num_hidden_layers - 1}.mlp.down_proj"]
 for ax, layer in zip(axes, chosen, strict=True):
-    for matrix, text, colour in ((delta[layer], "the change", plots.BLUE), (shuffled(delta[layer]), "shuffled", plots.RED)):
+    for matrix, text, colour in (
+        (delta[layer], "the change", plots.BLUE),
+        (shuffled(delta[layer]), "shuffled", plots.RED),
+    ):
         s = singular_values(matrix)
         ax.plot(range(1, len(s) + 1), s / s[0], color=colour)
-        ax.annotate(text, (len(s) * 0.3, s[int(len(s) * 0.3)] / s[0]), xytext=(6, 6), textcoords="offset points", color=colour)
+        ax.annotate(
+            text, (len(s) * 0.3, s[int(len(s) * 0.3)] / s[0]), xytext=(6, 6), textcoords="offset points", color=colour
+        )
     ax.set(title=layer.removeprefix("model.layers."), xlabel="singular value, by rank")
 axes[0].set_ylabel("size, relative to the largest")
 results.figure(fig, "spectrum", "Singular values of two changes (rot13, seed 1), and of the same entries shuffled.")
 
 # %% [markdown]
-# One number for a spectrum: the *effective rank*, the exponential of its entropy. A matrix with `k` equal singular values
-# has effective rank `k`. The next cell compares it with the shuffled control for every layer, task and seed.
+# One number for a spectrum: the *effective rank*, the exponential of its entropy. A matrix with `k` equal singular
+# values has effective rank `k`. The next cell compares it with the shuffled control for every layer, task and seed.
 
 # %%
 ratios, rows = [], []
@@ -176,16 +184,18 @@ for task in tasks:
     held = sum(energy(d)[eighth - 1].item() for d in changes(task, seed).values()) / len(W0)
     rows.append([task, f"{own:.1f}", f"{control:.1f}", f"{held:.0%}"])
 print(stats.table(["task", "effective rank", "of the shuffled change", f"energy in the first {eighth}"], rows))
-beyond_chance.measure(ratios, f"{min(ratios):.2f} to {max(ratios):.2f} of the shuffled control's, over {len(ratios)} matrices")
+beyond_chance.measure(
+    ratios, f"{min(ratios):.2f} to {max(ratios):.2f} of the shuffled control's, over {len(ratios)} matrices"
+)
 
 # %% [markdown]
 # ## How much of the task survives the cut?
 #
-# Now the question that counts. We cut the change of *every* layer to rank `r`, put `W0 + cut` into the model, and measure
-# the loss. Two controls stand beside it:
+# Now the question that counts. We cut the change of *every* layer to rank `r`, put `W0 + cut` into the model, and
+# measure the loss. Two controls stand beside it:
 #
-# - **the weights themselves, cut**: `W0` cut to rank `r`, and the model asked for plain English. If everything in a network
-#   were low rank, low-rank *changes* would be no news.
+# - **the weights themselves, cut**: `W0` cut to rank `r`, and the model asked for plain English. If everything in a
+#   network were low rank, low-rank *changes* would be no news.
 # - **rank 0**: the base as it is.
 #
 # Predict: at which rank is half of the gain there? At which rank nine tenths? (Full rank is the model's width.)
@@ -235,11 +245,17 @@ left.legend(loc="lower right")
 left.set_ylim(bottom=max(-0.5, left.get_ylim()[0]))
 right.plot(ranks, list(english.values()), color=plots.RED, marker="o", markersize=4)
 plots.reference(right, measure(base, "text", size)["text_loss"], "the base, uncut", plots.BLACK)
-right.set(xlabel="rank of the weights", ylabel="loss on English (nats a character)", title="The weights themselves, cut")
+right.set(
+    xlabel="rank of the weights", ylabel="loss on English (nats a character)", title="The weights themselves, cut"
+)
 for ax in (left, right):
     ax.set(xscale="log", xticks=ranks, xticklabels=ranks)
     ax.minorticks_off()
-results.figure(fig, "cut", "Left: what is left of the gain when every change is cut. Right: the same cut on W0, measured on English.")
+results.figure(
+    fig,
+    "cut",
+    "Left: what is left of the gain when every change is cut. Right: the same cut on W0, measured on English.",
+)
 
 # %%
 eighth = max(r for r in ranks if r <= max(1, size.model.hidden_size // 8))
@@ -255,8 +271,8 @@ print(f"W0 itself, cut to rank {eighth}, costs {cost:.2f} nats a character on En
 # %% [markdown]
 # ## An adapter, extracted
 #
-# `B` and `A` from `low_rank_factors` fit into a LoRA layer as they are, with scaling 1 (that is, alpha = rank). The model
-# with adapters must give the same loss as the model with cut changes, and so must the merged one.
+# `B` and `A` from `low_rank_factors` fit into a LoRA layer as they are, with scaling 1 (that is, alpha = rank). The
+# model with adapters must give the same loss as the model with cut changes, and so must the merged one.
 
 # %%
 rank = eighth
@@ -274,9 +290,9 @@ assert abs(extracted - after_cut["rot13"][rank][0]) < 1e-4 and abs(merged - extr
 # %% [markdown]
 # ## Cut afterwards, or trained at that rank?
 #
-# Cutting takes the best approximation *of the change*. That need not be the best change of that rank *for the task*: the
-# small pieces that are dropped still belonged to the solution. LoRA trains at rank `r` from the start, so that its few
-# directions can make up for the missing ones.
+# Cutting takes the best approximation *of the change*. That need not be the best change of that rank *for the task*:
+# the small pieces that are dropped still belonged to the solution. LoRA trains at rank `r` from the start, so that
+# its few directions can make up for the missing ones.
 #
 # Predict: at rank 1, which has the lower loss?
 
@@ -296,7 +312,11 @@ print(stats.table(["rank", "cut afterwards", "trained at that rank", "difference
 fig, (ax,) = plots.canvas()
 for values, colour, text in (
     ({r: after_cut["rot13"][r] for r in ranks}, plots.BLUE, "cut afterwards"),
-    ({r: trained[f"LoRA rank {r}"].values("task_loss") for r in trained_ranks}, plots.ORANGE, "trained at that rank (LoRA)"),
+    (
+        {r: trained[f"LoRA rank {r}"].values("task_loss") for r in trained_ranks},
+        plots.ORANGE,
+        "trained at that rank (LoRA)",
+    ),
 ):
     means, halves = zip(*(stats.interval(v) for v in values.values()), strict=True)
     plots.band(ax, list(values), means, halves, colour, label=text)
@@ -316,9 +336,9 @@ for claim in results.claims.values():
 print("written:", results.save().name)
 
 # %% [markdown]
-# What this chapter does not show: that the rank needed stays small as models grow. The paper's matrices are a hundred
-# times wider, and its tasks are closer to what the model knew. Here an eighth of full rank is 16 directions out of 128;
-# there, rank 8 is less than a thousandth.
+# What this chapter does not show: that the rank needed stays small as models grow. The paper's matrices are a
+# hundred times wider, and its tasks are closer to what the model knew. Here an eighth of full rank is 16 directions
+# out of 128; there, rank 8 is less than a thousandth.
 #
 # ## Exercises
 #
@@ -358,8 +378,8 @@ print(check_cut(my_cut))
 #
 # </details>
 #
-# **2. Where does it stop paying?** Two factors of rank `r` hold `r (d_out + d_in)` numbers, the matrix `d_out · d_in`.
-# From which rank on do the factors of a 128 × 352 matrix hold *more* numbers than the matrix?
+# **2. Where does it stop paying?** Two factors of rank `r` hold `r (d_out + d_in)` numbers, the matrix `d_out ·
+# d_in`. From which rank on do the factors of a 128 × 352 matrix hold *more* numbers than the matrix?
 
 # %%
 my_rank = None  # your number here
@@ -381,11 +401,11 @@ print(check_rank(my_rank))
 #
 # </details>
 #
-# **3. Which layers?** Change the cell that cuts so that only the attention layers, or only the MLP layers, are cut to
-# rank 4 while the others stay whole. Which of the two costs more of the gain? (There is no check: measure it.)
+# **3. Which layers?** Change the cell that cuts so that only the attention layers, or only the MLP layers, are cut
+# to rank 4 while the others stay whole. Which of the two costs more of the gain? (There is no check: measure it.)
 #
 # ## The same elsewhere
 #
-# PEFT trains adapters and does not extract them in its core. A fully fine-tuned checkpoint can be turned into an adapter
-# just as above: subtract the base, cut each difference, write the factors as `lora_A` and `lora_B` with
+# PEFT trains adapters and does not extract them in its core. A fully fine-tuned checkpoint can be turned into an
+# adapter just as above: subtract the base, cut each difference, write the factors as `lora_A` and `lora_B` with
 # `lora_alpha = r`.

@@ -1,23 +1,23 @@
 # %% [markdown]
 # # 01 · The LoRA layer
 #
-# **The question.** A linear layer of a language model holds millions of weights. How can it learn something new if we
-# freeze all of them and train a few thousand numbers beside them?
+# **The question.** A linear layer of a language model holds millions of weights. How can it learn something new if
+# we freeze all of them and train a few thousand numbers beside them?
 #
-# **What you will be able to do.** Write the LoRA layer from memory. Say why one of its two matrices starts at zero and
-# the other at random. Predict what rank and alpha do. Compare it with full fine-tuning without fooling yourself.
+# **What you will be able to do.** Write the LoRA layer from memory. Say why one of its two matrices starts at zero
+# and the other at random. Predict what rank and alpha do. Compare it with full fine-tuning without fooling yourself.
 #
 # **What you need.** PyTorch. Chapter 00 shows why a low-rank update can be enough; this chapter stands without it.
 #
-# **The published claims.** LoRA (Hu et al., 2021, arXiv 2106.09685) reports that training the small matrices does "on
-# par or better" than training everything (section 1), and that rank 1 is about as good as rank 64: 73.4 against 73.5 on
-# WikiSQL, 91.3 against 91.4 on MNLI, for GPT-3 (table 6). We test both on a model small enough for a laptop.
+# **The published claims.** LoRA (Hu et al., 2021, arXiv 2106.09685) reports that training the small matrices does
+# "on par or better" than training everything (section 1), and that rank 1 is about as good as rank 64: 73.4 against
+# 73.5 on WikiSQL, 91.3 against 91.4 on MNLI, for GPT-3 (table 6). We test both on a model small enough for a laptop.
 
 # %%
 import torch
 from torch import nn
 
-from lora_from_scratch import AdapterConfig, LoRALinear, add_adapters, rslora_scaling
+from lora_from_scratch import AdapterConfig, LoRALinear, add_adapters, count_parameters, rslora_scaling
 from lora_from_scratch.inject import is_adapter
 from lora_from_scratch.lab import plots, stats, tasks, train
 from lora_from_scratch.lab.finetune import Run, measure
@@ -29,7 +29,8 @@ from lora_from_scratch.lab.sweep import compare
 size = preset()
 results = Results("01_lora_layer", size)
 base = pretrained(size)
-print(f"preset {size.name}: a Llama of width {size.model.hidden_size}, {sum(p.numel() for p in base.parameters()):,} weights")
+total = count_parameters(base)[1]
+print(f"preset {size.name}: a Llama of width {size.model.hidden_size}, {total:,} weights")
 
 # %% [markdown]
 # ## What would count as success
@@ -86,11 +87,11 @@ print(f"W0 holds {W0.numel()} numbers, A and B together {A.numel() + B.numel()} 
 print("rank of the update:", torch.linalg.matrix_rank(B @ A).item())
 
 # %% [markdown]
-# At these sizes the saving is small. The ratio is `r (d_in + d_out) / (d_in d_out)`: for a 4096 × 4096 layer and rank 16
-# it is under one percent. Chapter 02 counts.
+# At these sizes the saving is small. The ratio is `r (d_in + d_out) / (d_in d_out)`: for a 4096 × 4096 layer and
+# rank 16 it is under one percent. Chapter 02 counts.
 #
-# Mind the parentheses in `B @ (A @ x)`. `(B @ A) @ x` gives the same numbers, but builds the big matrix that we wanted
-# to avoid.
+# Mind the parentheses in `B @ (A @ x)`. `(B @ A) @ x` gives the same numbers, but builds the big matrix that we
+# wanted to avoid.
 #
 # ## The same as a layer
 #
@@ -112,9 +113,9 @@ class RawLoRA(nn.Module):
 
 
 # %% [markdown]
-# The package's `LoRALinear` is this, plus dropout, checks of its input, and merging. We give both the same `A` and `B`
-# and demand the same output, and the same gradients. We set `B` to something other than zero: at `B` = 0 the second
-# path is silent, and a test there would pass for almost any mistake.
+# The package's `LoRALinear` is this, plus dropout, checks of its input, and merging. We give both the same `A` and
+# `B` and demand the same output, and the same gradients. We set `B` to something other than zero: at `B` = 0 the
+# second path is silent, and a test there would pass for almost any mistake.
 
 # %%
 torch.manual_seed(1)
@@ -141,8 +142,8 @@ print("the same output and the same gradients;", packaged)
 # There are four ways to start: `B` zero (LoRA's), `A` zero, both random, both zero. For each, predict three things
 # before you run the cell: is the layer's output still the old one, does `A` get a gradient, does `B`?
 #
-# The chain rule answers. With `G` the gradient that would reach a full weight matrix, the factors get
-# `∂L/∂A = s Bᵀ G` and `∂L/∂B = s G Aᵀ`. Each one's gradient contains the *other* one.
+# The chain rule answers. With `G` the gradient that would reach a full weight matrix, the factors get `∂L/∂A = s Bᵀ
+# G` and `∂L/∂B = s G Aᵀ`. Each one's gradient contains the *other* one.
 
 # %%
 starts = {"B zero": (1, 0), "A zero": (0, 1), "both random": (1, 1), "both zero": (0, 0)}
@@ -161,13 +162,15 @@ print(stats.table(["start", "output moved by", "|grad A|", "|grad B|"], rows))
 # %% [markdown]
 # Read the rows one by one.
 #
-# - **B zero**: the output is untouched, and `B` has a gradient. After one step `B` is no longer zero, and `A` gets one too.
+# - **B zero**: the output is untouched, and `B` has a gradient. After one step `B` is no longer zero, and `A` gets
+# one too.
 # - **A zero**: the same with the roles exchanged. This also works.
 # - **Both random**: both learn at once, but the layer is disturbed before it has seen any data.
 # - **Both zero**: each gradient contains the other factor, and both are zero. Nothing will ever move.
 #
 # The last one is worth breaking on purpose, on the real model. The training loop of this book looks at the first
-# gradient and refuses to go on when it is zero everywhere. Without that check the loss would simply stay where it is.
+# gradient and refuses to go on when it is zero everywhere. Without that check the loss would simply stay where it
+# is.
 
 # %%
 model = add_adapters(pretrained(size), AdapterConfig(rank=4, alpha=32))
@@ -182,8 +185,9 @@ except ValueError as error:
 # %% [markdown]
 # ## Rank, alpha and the scaling
 #
-# The factor `s = alpha / r` is there so that you can change the rank without the update changing its size by as much.
-# Does it do so? `B A` is a sum of `r` rank-one matrices. With random entries, a sum of `r` terms grows as `√r`.
+# The factor `s = alpha / r` is there so that you can change the rank without the update changing its size by as
+# much. Does it do so? `B A` is a sum of `r` rank-one matrices. With random entries, a sum of `r` terms grows as
+# `√r`.
 #
 # Predict: under `s = alpha / r`, does the update of a random `A` and `B` grow, shrink, or stay as the rank grows? By
 # what factor from rank 1 to rank 64? And under `alpha / √r`, which is rsLoRA (chapter 07)?
@@ -202,8 +206,8 @@ for rank in (1, 4, 16, 64):
 print(stats.table(["rank", "alpha / r", "size of the update under alpha/r", "under alpha/sqrt(r)"], rows))
 
 # %% [markdown]
-# For random factors `alpha / r` over-corrects, and the square root keeps the size. Trained factors are not random, so
-# this is a hint and no verdict: what it means for learning is measured in chapter 07.
+# For random factors `alpha / r` over-corrects, and the square root keeps the size. Trained factors are not random,
+# so this is a hint and no verdict: what it means for learning is measured in chapter 07.
 #
 # ## Dropout, on one path only
 #
@@ -223,13 +227,14 @@ print("eval mode,  B ≠ 0: two calls differ by", (layer(x) - layer(x)).abs().ma
 # %% [markdown]
 # ## Training it, beside full fine-tuning
 #
-# Now the real thing: the base model has read English, and must learn rot13. Every linear layer but the output head gets
-# an adapter. We compare full fine-tuning with ranks 1 to 64.
+# Now the real thing: the base model has read English, and must learn rot13. Every linear layer but the output head
+# gets an adapter. We compare full fine-tuning with ranks 1 to 64.
 #
 # One trap spoils most such comparisons: **the learning rate**. LoRA usually wants a much higher one than full
 # fine-tuning, so at a shared rate one of the two is handicapped. Here each method tries the same number of rates
 # (0.001, 0.0032, 0.01, 0.032, then around its best), picks its best on one seed, and is measured on other seeds and
-# on other text. At the preset `quick` the rates are those that `full` found, so that you need not wait for the search.
+# on other text. At the preset `quick` the rates are those that `full` found, so that you need not wait for the
+# search.
 #
 # **Write down your prediction:** the loss of the base on rot13, of full fine-tuning, of rank 1 and of rank 64, in
 # nats a character. (On plain English the base reaches what the next cell prints. Guessing blindly among 128 symbols
@@ -246,12 +251,18 @@ results.record_sweep("ranks", tuned)
 results.record(before=before)
 
 # %% [markdown]
-# The table gives each method's best learning rate, the number of trained weights, and the loss on held-out rot13 and on
-# held-out English. With more than one seed, `±` is the 95 % interval of the mean.
+# The table gives each method's best learning rate, the number of trained weights, and the loss on held-out rot13 and
+# on held-out English. With more than one seed, `±` is the 95 % interval of the mean.
 
 # %%
 rows = [
-    [label, f"{t.run.lr:.4f}", f"{t.values('trained')[0]:,}", stats.shown(t.values("task_loss")), stats.shown(t.values("text_loss"))]
+    [
+        label,
+        f"{t.run.lr:.4f}",
+        f"{t.values('trained')[0]:,}",
+        stats.shown(t.values("task_loss")),
+        stats.shown(t.values("text_loss")),
+    ]
     for label, t in tuned.items()
 ]
 print(stats.table(["method", "rate", "trained", "rot13", "English"], rows))
@@ -286,7 +297,8 @@ results.figure(fig, "ranks", f"The base stands at {before['task_loss']:.2f}, far
 # ### What the learning rate does
 #
 # The next figure shows every rate that was tried while tuning. Look at where each curve has its lowest point, and at
-# what a comparison at one shared rate would have claimed. (At `quick` the curves are not measured, and the cell says so.)
+# what a comparison at one shared rate would have claimed. (At `quick` the curves are not measured, and the cell says
+# so.)
 
 # %%
 if all(len(t.tried) > 1 for t in tuned.values()):
@@ -299,16 +311,16 @@ if all(len(t.tried) > 1 for t in tuned.values()):
     ax.legend(title="method")
     ax.set_title("Every learning rate that was tried, one seed")
     ratios = [tuned[label].run.lr / tuned["full"].run.lr for label in lora]
-    text = f"The best LoRA rates are {min(ratios):.1f} to {max(ratios):.1f} times full fine-tuning's ({tuned['full'].run.lr:.4f})."
-    results.figure(fig, "rates", text)
+    spread = f"{min(ratios):.1f} to {max(ratios):.1f} times full fine-tuning's"
+    results.figure(fig, "rates", f"The best LoRA rates are {spread}, which is {tuned['full'].run.lr:.4f}.")
 else:
     print("this preset takes its rates from the committed results; run the preset full to see the curves")
 
 # %% [markdown]
 # ### Is a step cheaper?
 #
-# LoRA trains few weights. Does that make a step of *this* model faster? Predict, then look at the seconds that the runs
-# took.
+# LoRA trains few weights. Does that make a step of *this* model faster? Predict, then look at the seconds that the
+# runs took.
 
 # %%
 step_ms = {label: 1000 * min(t.values("seconds")) / size.steps for label, t in tuned.items()}
@@ -316,14 +328,14 @@ for label, ms in step_ms.items():
     print(f"{label:13}{ms:6.0f} ms a step, {ms / step_ms['full']:.2f} of full fine-tuning's")
 
 # %% [markdown]
-# For large layers the backward pass of a LoRA step saves one of the three big products: the gradient of `W0` is never
-# formed. In a model this narrow the small products and the bookkeeping of the second path cost about as much as is
-# saved. The benchmark of a layer with `d` = 2048 (`make bench`) shows the other regime.
+# For large layers the backward pass of a LoRA step saves one of the three big products: the gradient of `W0` is
+# never formed. In a model this narrow the small products and the bookkeeping of the second path cost about as much
+# as is saved. The benchmark of a layer with `d` = 2048 (`make bench`) shows the other regime.
 #
 # ### The four starts, trained
 #
-# At the beginning "both random" only disturbed the layer, and "A zero" looked as good as "B zero". Does training agree?
-# All three are tuned like everything else, at rank 4. (The fourth start is the one that was refused above.)
+# At the beginning "both random" only disturbed the layer, and "A zero" looked as good as "B zero". Does training
+# agree? All three are tuned like everything else, at rank 4. (The fourth start is the one that was refused above.)
 
 # %%
 config = AdapterConfig(rank=4, alpha=32)
@@ -331,7 +343,8 @@ begin = {name: Run(adapter=config, start=name) for name in ("B zero", "A zero", 
 begun = compare(begin, size, known=results.known_rates("starts"))
 results.record_sweep("starts", begun)
 rows = [
-    [name, f"{t.run.lr:.4f}", stats.shown(t.values("task_loss")), f"{t.results[0]['losses'][0]:.2f}"] for name, t in begun.items()
+    [name, f"{t.run.lr:.4f}", stats.shown(t.values("task_loss")), f"{t.results[0]['losses'][0]:.2f}"]
+    for name, t in begun.items()
 ]
 print(stats.table(["start", "rate", "rot13 after training", "training loss at step 0"], rows))
 difference, half = stats.paired(begun["A zero"].values("task_loss"), begun["B zero"].values("task_loss"))
@@ -350,15 +363,15 @@ path = results.save()
 print("written:", path.name)
 
 # %% [markdown]
-# Two things to keep in mind when you read the second verdict. The paper's rank-1 result is for GPT-3, whose matrices are
-# 12,288 wide, on tasks that are close to what it knew. Here the matrices are 128 wide and the task changes every letter,
-# so each layer has to change a lot, and a single direction a matrix carries less of it. What a rank can hold depends on
-# how much there is to learn.
+# Two things to keep in mind when you read the second verdict. The paper's rank-1 result is for GPT-3, whose matrices
+# are 12,288 wide, on tasks that are close to what it knew. Here the matrices are 128 wide and the task changes every
+# letter, so each layer has to change a lot, and a single direction a matrix carries less of it. What a rank can hold
+# depends on how much there is to learn.
 #
 # ## Exercises
 #
-# **1. The forward pass.** Write it without looking above. The check compares with the package at `B` ≠ 0 and tells the
-# usual mistakes apart.
+# **1. The forward pass.** Write it without looking above. The check compares with the package at `B` ≠ 0 and tells
+# the usual mistakes apart.
 
 
 # %%
@@ -399,8 +412,8 @@ print(check_forward(my_forward))
 #
 # </details>
 #
-# **2. Where to multiply.** The package scales the rank-`r` numbers in the middle (`scaling * z`), not the output. Both
-# give the same. For `d_out` = 4096, rank 16 and 512 tokens, how many multiplications does each way cost?
+# **2. Where to multiply.** The package scales the rank-`r` numbers in the middle (`scaling * z`), not the output.
+# Both give the same. For `d_out` = 4096, rank 16 and 512 tokens, how many multiplications does each way cost?
 
 # %%
 my_count = {"on the output": None, "in the middle": None}  # your two numbers here
@@ -423,8 +436,9 @@ print(check_count(my_count))
 #
 # </details>
 #
-# **3. The first step.** With `B` zero, one step of plain gradient descent with rate `lr` sets `B` to `-lr · s · G Aᵀ`, and
-# leaves `A` as it was. Write the update `ΔW` after that first step as a formula in `lr`, `s`, `G` and `A`, then as code.
+# **3. The first step.** With `B` zero, one step of plain gradient descent with rate `lr` sets `B` to `-lr · s · G
+# Aᵀ`, and leaves `A` as it was. Write the update `ΔW` after that first step as a formula in `lr`, `s`, `G` and `A`,
+# then as code.
 
 
 # %%
@@ -446,9 +460,11 @@ def check_first_update(function):
         return "replace `return None` by your code and run the cell again"
     if torch.allclose(got, layer.delta_weight()):
         return "right"
-    return "one scaling is missing: s stands in the gradient of B, and again in ΔW" if torch.allclose(
-        layer.scaling * got, layer.delta_weight()
-    ) else "not yet: ΔW is s · B A with the new B"
+    return (
+        "one scaling is missing: s stands in the gradient of B, and again in ΔW"
+        if torch.allclose(layer.scaling * got, layer.delta_weight())
+        else "not yet: ΔW is s · B A with the new B"
+    )
 
 
 print(check_first_update(my_first_update))
@@ -478,5 +494,5 @@ print(check_first_update(my_first_update))
 # model.print_trainable_parameters()
 # ```
 #
-# Ours is `add_adapters(model, AdapterConfig(rank=16, alpha=32, targets="all-linear"))`, and `make parity` checks that
-# logits, gradients, merged weights, and the choice of layers are PEFT's.
+# Ours is `add_adapters(model, AdapterConfig(rank=16, alpha=32, targets="all-linear"))`, and `make parity` checks
+# that logits, gradients, merged weights, and the choice of layers are PEFT's.

@@ -1,18 +1,19 @@
 # %% [markdown]
 # # 03 · Merging
 #
-# **The question.** During training the adapter is a second path beside the frozen layer. Afterwards we can add it into
-# the weight and have one matrix again. Is that the same model? To which digit? And what is gained?
+# **The question.** During training the adapter is a second path beside the frozen layer. Afterwards we can add it
+# into the weight and have one matrix again. Is that the same model? To which digit? And what is gained?
 #
-# **What you will be able to do.** Merge an adapter by hand. Say how large a difference between merged and unmerged is
-# normal in each number format, and why. Explain why a merge into a 16-bit base loses part of a small update, and predict how
-# much. Tell when "no extra latency" is true.
+# **What you will be able to do.** Merge an adapter by hand. Say how large a difference between merged and unmerged
+# is normal in each number format, and why. Explain why a merge into a 16-bit base loses part of a small update, and
+# predict how much. Tell when "no extra latency" is true.
 #
 # **What you need.** PyTorch, and the LoRA layer of chapter 01: `h = W0 x + s · B A x`.
 #
 # **The published claims.** "When deployed in production, we can explicitly compute and store W = W0 + BA and perform
-# inference as usual", so that LoRA brings no additional latency (arXiv 2106.09685, section 4.1). Bottleneck adapters,
-# which stand *in* the path and not beside it, slow a GPT-2 medium at batch size 1 by 20.7 % to 30.3 % (table 1).
+# inference as usual", so that LoRA brings no additional latency (arXiv 2106.09685, section 4.1). Bottleneck
+# adapters, which stand *in* the path and not beside it, slow a GPT-2 medium at batch size 1 by 20.7 % to 30.3 %
+# (table 1).
 
 # %%
 import copy
@@ -22,7 +23,7 @@ import time
 import torch
 from torch import nn
 
-from lora_from_scratch import AdapterConfig, LoRALinear, add_adapters, count_parameters, merge_adapters
+from lora_from_scratch import AdapterConfig, LoRALinear, count_parameters, merge_adapters
 from lora_from_scratch.inject import is_adapter
 from lora_from_scratch.lab import plots, stats, train
 from lora_from_scratch.lab.finetune import Run, measure, prepare
@@ -39,9 +40,9 @@ base = pretrained(size)
 # %% [markdown]
 # ## What would count as success
 #
-# The criteria, before any measurement. A merge is never bit-equal in floating point: the same sum in another order rounds
-# differently. So the first criterion names a tolerance: in float64, a hundred times its rounding step (2e-16) times the
-# largest logit and the number of layers.
+# The criteria, before any measurement. A merge is never bit-equal in floating point: the same sum in another order
+# rounds differently. So the first criterion names a tolerance: in float64, a hundred times its rounding step (2e-16)
+# times the largest logit and the number of layers.
 
 # %%
 depth = size.model.num_hidden_layers
@@ -73,9 +74,9 @@ bottleneck_slower = results.claim(
 # %% [markdown]
 # ## By hand
 #
-# By the distributive law `W0 x + s · B (A x) = (W0 + s · B A) x`. So the merged weight is `W0 + s · B A`, and the bias
-# stays what it was. In raw lines, and then by the package. `B` is not zero here, there is a bias, and the layer is not
-# square: at `B` = 0 a merge that forgets the update would pass.
+# By the distributive law `W0 x + s · B (A x) = (W0 + s · B A) x`. So the merged weight is `W0 + s · B A`, and the
+# bias stays what it was. In raw lines, and then by the package. `B` is not zero here, there is a bias, and the layer
+# is not square: at `B` = 0 a merge that forgets the update would pass.
 
 # %%
 torch.manual_seed(0)
@@ -93,16 +94,17 @@ print("the package against the adapted layer:", (packaged(x) - layer(x)).abs().m
 print("what merge() gives back:", packaged)
 
 # %% [markdown]
-# `merge()` gives back a *fresh* `nn.Linear` and leaves the adapted layer as it was. Many libraries add the update to the
-# base in place, remember that with a flag, and subtract it again later. The section after next shows what that costs.
+# `merge()` gives back a *fresh* `nn.Linear` and leaves the adapted layer as it was. Many libraries add the update to
+# the base in place, remember that with a flag, and subtract it again later. The section after next shows what that
+# costs.
 #
 # ## The whole network, in four number formats
 #
-# We fine-tune adapters on a task (rot13: every letter moved 13 places on), then convert the whole adapted model to each format,
-# and compare it with its own merge.
+# We fine-tune adapters on a task (rot13: every letter moved 13 places on), then convert the whole adapted model to
+# each format, and compare it with its own merge.
 #
-# Predict the largest difference of the logits for float64, float32, bfloat16 and float16. The rounding steps are about
-# 2e-16, 1e-7, 8e-3 and 1e-3, and the logits are of the order of ten.
+# Predict the largest difference of the logits for float64, float32, bfloat16 and float16. The rounding steps are
+# about 2e-16, 1e-7, 8e-3 and 1e-3, and the logits are of the order of ten.
 
 # %%
 run = Run(adapter=AdapterConfig(rank=4, alpha=32), keep=True)
@@ -117,9 +119,9 @@ before, after = measure(base, "rot13", size)["task_loss"], measure(adapted, "rot
 print(f"loss on rot13: {before:.3f} before, {after:.3f} with adapters")
 
 # %% [markdown]
-# `truth` below is the adapted model in float64. For every format we ask three things: how far merged and unmerged are from
-# *each other*, and how far each of them is from the truth. If the merged model were worse, its distance to the truth would be
-# larger.
+# `truth` below is the adapted model in float64. For every format we ask three things: how far merged and unmerged
+# are from *each other*, and how far each of them is from the truth. If the merged model were worse, its distance to
+# the truth would be larger.
 
 
 # %%
@@ -146,14 +148,15 @@ relative = by_dtype["float64"]["apart"] / truth.abs().max().item()
 exact.measure(relative, f"{relative:.1e} of the largest logit in float64")
 
 # %% [markdown]
-# The difference follows the format's rounding step. It is no sign of a wrong merge: in 16 bits *both* models are about
-# equally far from the truth. When someone reports "merged and unmerged outputs differ", first ask for the format.
+# The difference follows the format's rounding step. It is no sign of a wrong merge: in 16 bits *both* models are
+# about equally far from the truth. When someone reports "merged and unmerged outputs differ", first ask for the
+# format.
 #
 # ## A hundred merges and unmerges, in place
 #
-# Now the other way of doing it: add the update to the weight, later subtract it, and so on, as a server might that switches
-# between adapters. In exact arithmetic the weight always comes back. Predict what comes back in each format after a
-# hundred rounds.
+# Now the other way of doing it: add the update to the weight, later subtract it, and so on, as a server might that
+# switches between adapters. In exact arithmetic the weight always comes back. Predict what comes back in each format
+# after a hundred rounds.
 
 # %%
 rows = []
@@ -183,14 +186,15 @@ print("for comparison, the base without any merge:", ", ".join(f"{k[6:]} {v:.4f}
 #
 # ## What a low-precision base loses
 #
-# A bfloat16 number keeps 8 bits of precision. Between two neighbours around `w` lies a gap of about `|w| / 128` to `|w| /
-# 256`; whatever is added is rounded to the grid. If an entry of the update is smaller than half the gap, it is usually lost entirely.
+# A bfloat16 number keeps 8 bits of precision. Between two neighbours around `w` lies a gap of about `|w| / 128` to
+# `|w| / 256`; whatever is added is rounded to the grid. If an entry of the update is smaller than half the gap, it
+# is usually lost entirely.
 #
-# We measure: scale the trained update by factors from 0.001 to 10, merge it into a base stored in each format, and ask how
-# much of the update arrived: `|(merged - W0) - ΔW| / |ΔW|`. 0 is all of it, 1 is none.
+# We measure: scale the trained update by factors from 0.001 to 10, merge it into a base stored in each format, and
+# ask how much of the update arrived: `|(merged - W0) - ΔW| / |ΔW|`. 0 is all of it, 1 is none.
 #
-# Predict from the grid: rounding errors are uniform in a gap `g`, so their size is `g / √12`. At which ratio `|ΔW| / |W0|`
-# does bfloat16 lose half of the update?
+# Predict from the grid: rounding errors are uniform in a gap `g`, so their size is `g / √12`. At which ratio `|ΔW| /
+# |W0|` does bfloat16 lose half of the update?
 
 
 # %%
@@ -220,18 +224,21 @@ for dtype, colour in ((torch.bfloat16, plots.RED), (torch.float16, plots.ORANGE)
     ax.plot(ratios, line, color=colour, linewidth=1)
     plots.label_end(ax, ratios, line, str(dtype).removeprefix("torch."), colour)
 ax.axvline(own_ratio, color=plots.GREY, linestyle="--", linewidth=1.2)
-ax.annotate("the trained update", (own_ratio, 3), xytext=(4, 0), textcoords="offset points", color=plots.GREY, fontsize=9)
+ax.annotate(
+    "the trained update", (own_ratio, 3), xytext=(4, 0), textcoords="offset points", color=plots.GREY, fontsize=9
+)
 ax.axhline(1, color=plots.GREY, linewidth=1)
 ax.set(xscale="log", yscale="log", xlabel="size of the update, |ΔW| / |W0|", ylabel="share of the update that is lost")
 ax.set_title("What a merge loses of an update (dots: measured, lines: the rule)")
 results.figure(fig, "lost", "One layer. At 1 the error is as large as the update itself.")
 
 # %% [markdown]
-# Above 1 the line overshoots: where an update vanishes entirely the error cannot be more than the update, and the dots
-# bend to 1. Below, the simple rule holds: the loss is the grid's coarseness divided by the update's relative size.
+# Above 1 the line overshoots: where an update vanishes entirely the error cannot be more than the update, and the
+# dots bend to 1. Below, the simple rule holds: the loss is the grid's coarseness divided by the update's relative
+# size.
 #
-# **Round once.** In the merge above the product and the sum were wide, and only the result was rounded. Do everything in
-# bfloat16, and three roundings pile up. This is easy to get wrong, because the code looks the same:
+# **Round once.** In the merge above the product and the sum were wide, and only the result was rounded. Do
+# everything in bfloat16, and three roundings pile up. This is easy to get wrong, because the code looks the same:
 
 # %%
 half = copy.deepcopy(layer).to(torch.bfloat16)
@@ -243,8 +250,8 @@ for name, merged in (("rounded once (the package)", once), ("rounded at every st
     print(f"{name:28} loses {((merged - exactly).norm() / delta.norm()).item():.4f} of the update")
 
 # %% [markdown]
-# Does it matter for the task? A table of three ways to store the same model in bfloat16. The adapter can also stay outside,
-# in float32, on top of a bfloat16 base: then the update is never rounded to the base's grid.
+# Does it matter for the task? A table of three ways to store the same model in bfloat16. The adapter can also stay
+# outside, in float32, on top of a bfloat16 base: then the update is never rounded to the base's grid.
 
 # %%
 ways = {}
@@ -255,11 +262,14 @@ ways["adapter kept in float32, base in bfloat16"] = rounded
 ways["merged, stored in bfloat16"] = merge_adapters(copy.deepcopy(rounded)).bfloat16().float()
 ways["merged, stored in float32"] = merge_adapters(copy.deepcopy(adapted))
 losses = {name: measure(model, "rot13", size)["task_loss"] for name, model in ways.items()}
-print(stats.table(["how the model is stored", "loss on rot13"], [[name, f"{loss:.4f}"] for name, loss in losses.items()]))
+print(
+    stats.table(["how the model is stored", "loss on rot13"], [[name, f"{loss:.4f}"] for name, loss in losses.items()])
+)
 results.record(stored=losses)
 
 # %% [markdown]
-# Here the computation itself is in float32 throughout, so that the table shows what *storing* costs and nothing else.
+# Here the computation itself is in float32 throughout, so that the table shows what *storing* costs and nothing
+# else.
 #
 # ## Latency
 #
@@ -322,10 +332,15 @@ batches = [1, 4, 16, 64]
 with train.threads(1):
     measured = {b: medians(models, b, repeats=max(10, (5 if size.name == "smoke" else 300) // b)) for b in batches}
 ratio = {name: [measured[b][name] / measured[b]["base"] for b in batches] for name in models}
-rows = [[b, f"{1000 * measured[b]['base']:.2f}"] + [f"{ratio[n][i]:.2f}" for n in list(models)[1:]] for i, b in enumerate(batches)]
+rows = [
+    [b, f"{1000 * measured[b]['base']:.2f}"] + [f"{ratio[n][i]:.2f}" for n in list(models)[1:]]
+    for i, b in enumerate(batches)
+]
 print(stats.table(["batch", "base, ms", "merged / base", "unmerged / base", "bottleneck / base"], rows))
 results.record(latency_ratio=ratio, batches=batches)
-no_latency.measure([ratio["merged"][0], ratio["merged"][-1]], f"{ratio['merged'][0]:.2f} and {ratio['merged'][-1]:.2f} of the base")
+no_latency.measure(
+    [ratio["merged"][0], ratio["merged"][-1]], f"{ratio['merged'][0]:.2f} and {ratio['merged'][-1]:.2f} of the base"
+)
 ends = [ratio["bottleneck"][0], ratio["bottleneck"][-1]]
 bottleneck_slower.measure(ends, f"{ends[0] - 1:+.0%} at batch 1, {ends[1] - 1:+.0%} at batch {batches[-1]}")
 
@@ -335,10 +350,18 @@ for name, colour in (("merged", plots.BLUE), ("unmerged", plots.ORANGE), ("bottl
     ax.plot(batches, ratio[name], color=colour, marker="o", markersize=4)
     plots.label_end(ax, batches, ratio[name], name, colour)
 plots.reference(ax, 1, "the base", plots.BLACK)
-ax.set(xscale="log", xticks=batches, xticklabels=batches, xlabel="batch size", ylabel="time of a forward pass, over the base's")
+ax.set(
+    xscale="log",
+    xticks=batches,
+    xticklabels=batches,
+    xlabel="batch size",
+    ylabel="time of a forward pass, over the base's",
+)
 ax.minorticks_off()
 ax.set_title("What an adapter costs at inference, by batch size")
-results.figure(fig, "latency", f"Medians on one thread, {size.model.max_position_embeddings} tokens a row, equal parameters.")
+results.figure(
+    fig, "latency", f"Medians on one thread, {size.model.max_position_embeddings} tokens a row, equal parameters."
+)
 
 # %% [markdown]
 # ## The verdict
@@ -390,8 +413,9 @@ print(check_merge_of_two(my_merge_of_two))
 #
 # </details>
 #
-# **2. How small is too small?** A float16 weight of 1.0 has the neighbours 1 - 2⁻¹¹ and 1 + 2⁻¹⁰. You add the same update 0.0004
-# in three merges, one after the other, rounding each time. What is the weight afterwards? And with one merge of 0.0012?
+# **2. How small is too small?** A float16 weight of 1.0 has the neighbours 1 - 2⁻¹¹ and 1 + 2⁻¹⁰. You add the same
+# update 0.0004 in three merges, one after the other, rounding each time. What is the weight afterwards? And with one
+# merge of 0.0012?
 
 # %%
 my_weights = {"three merges": None, "one merge": None}  # your numbers here
@@ -417,9 +441,10 @@ print(check_weights(my_weights))
 #
 # </details>
 #
-# **3. The head.** In a model with tied embeddings the output head and the embedding share one tensor. Adapt the head by name
-# (`targets=["lm_head"]`, with `LlamaConfig(tie_word_embeddings=True)`), train or fill `B`, merge, and check that the embedding
-# is unchanged. Why would an in-place merge have changed it? (The test `test_inject.py` has the answer.)
+# **3. The head.** In a model with tied embeddings the output head and the embedding share one tensor. Adapt the head
+# by name (`targets=["lm_head"]`, with `LlamaConfig(tie_word_embeddings=True)`), train or fill `B`, merge, and check
+# that the embedding is unchanged. Why would an in-place merge have changed it? (The test `test_inject.py` has the
+# answer.)
 #
 # ## The same with PEFT
 #

@@ -62,7 +62,9 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=6,
 )
-KEYS = st.dictionaries(st.sampled_from("abc"), st.booleans() | st.integers(0, 3) | st.sampled_from(["0", "1"]), max_size=3)
+KEYS = st.dictionaries(
+    st.sampled_from("abc"), st.booleans() | st.integers(0, 3) | st.sampled_from(["0", "1"]), max_size=3
+)
 
 
 @given(VALUES)
@@ -76,7 +78,7 @@ def test_a_value_comes_back_from_disk_as_it_was(value):
 
 @given(KEYS, KEYS)
 def test_another_key_never_hits(first, second):
-    """A value is found under its own key, and under no other: not even 1 and True or 1 and "1" are taken for each other."""
+    """A value is found under its own key and under no other: 1, True and "1" are not taken for each other."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("LORA_BUILD", folder)
         cache.cached("made-up", first, lambda: "first")
@@ -93,7 +95,11 @@ def test_the_order_of_a_key_s_entries_does_not_matter(build):
 
 def test_kinds_do_not_share_values(build):
     """The same key under another kind is another value."""
-    assert [cache.cached(kind, KEY, lambda kind=kind: kind) for kind in ("base", "run", "base")] == ["base", "run", "base"]
+    assert [cache.cached(kind, KEY, lambda kind=kind: kind) for kind in ("base", "run", "base")] == [
+        "base",
+        "run",
+        "base",
+    ]
 
 
 class Trap:
@@ -132,14 +138,18 @@ def test_a_truncated_file_is_never_used(path, part, capsys):
     assert_rebuilt(path, capsys, "cannot be read")
 
 
-@pytest.mark.parametrize("content", [b"not a cache file\n", bytes(range(256)) * 8, b"\x80\x02", b"PK\x03\x04" + bytes(60)])
+@pytest.mark.parametrize(
+    "content", [b"not a cache file\n", bytes(range(256)) * 8, b"\x80\x02", b"PK\x03\x04" + bytes(60)]
+)
 def test_a_foreign_file_is_never_used(path, content, capsys):
     """Text, random bytes, the start of a pickle or of a zip archive: made anew, with one line that says so."""
     path.write_bytes(content)
     assert_rebuilt(path, capsys, "cannot be read")
 
 
-@pytest.mark.parametrize("write", [lambda o, p: p.write_bytes(pickle.dumps(o, 2)), torch.save], ids=["pickle", "torch.save"])
+@pytest.mark.parametrize(
+    "write", [lambda o, p: p.write_bytes(pickle.dumps(o, 2)), torch.save], ids=["pickle", "torch.save"]
+)
 def test_a_malicious_file_runs_no_code(path, write, tmp_path, capsys):
     """A pickle that would run code when it is loaded does not run it; the work is done again."""
     marker = tmp_path / "the trap has sprung"
@@ -317,7 +327,9 @@ def test_another_model_or_recipe_is_trained_anew(fits, changed):
     assert len(fits) == 2
 
 
-@pytest.mark.parametrize("changed", [{"name": "other"}, {"seeds": 9}, {"budget": 9}, {"steps": 9}, {"batch": 9}], ids=str)
+@pytest.mark.parametrize(
+    "changed", [{"name": "other"}, {"seeds": 9}, {"budget": 9}, {"steps": 9}, {"batch": 9}], ids=str
+)
 def test_what_only_fine_tuning_uses_trains_no_new_base(fits, changed):
     """Presets that differ in fine-tuning alone share their base."""
     pretrain.pretrained(SMOKE)

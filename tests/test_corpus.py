@@ -122,7 +122,9 @@ def test_a_document_s_split_depends_on_its_name_alone(names):
     """Whatever a document says, and whatever stands beside it, its text lands in the split that its name gives."""
     with pytest.MonkeyPatch.context() as patch:
         first = made_up(patch, {name: f"<{name}> says {number}." for name, number in names.items()})
-        others = made_up(patch, {name: f"<{name}> says more than {number}." for name in reversed(names) for number in "1"})
+        others = made_up(
+            patch, {name: f"<{name}> says more than {number}." for name in reversed(names) for number in "1"}
+        )
     for text in (first, others):
         for name in names:
             places = [split for split, part in text.items() if f"<{name}>" in part]
@@ -142,7 +144,9 @@ def test_the_split_is_80_to_10_to_10():
 
 def test_the_order_in_which_files_were_made_does_not_matter(library, tmp_path, monkeypatch):
     """Two libraries of the same files give the same text, in whichever order their files were written."""
-    files = {f"{folder}m{i}.py": f'"""Module {i} of {folder}.\n\nShared."""\n' for i in range(6) for folder in ("", "p/")}
+    files = {
+        f"{folder}m{i}.py": f'"""Module {i} of {folder}.\n\nShared."""\n' for i in range(6) for folder in ("", "p/")
+    }
     texts = []
     for number, names in enumerate((sorted(files), sorted(files, reverse=True))):
         folder = tmp_path / f"library{number}"
@@ -169,7 +173,9 @@ def test_documents_are_the_topics_and_every_file_s_docstrings(library, monkeypat
     ]
 
 
-@pytest.mark.xfail(strict=True, reason="a bug: ast.walk goes level by level, so a method comes after all top-level functions")
+@pytest.mark.xfail(
+    strict=True, reason="a bug: ast.walk goes level by level, so a method comes after all top-level functions"
+)
 def test_docstrings_come_in_the_order_in_which_they_stand(library):
     """A method's docstring comes before that of a function further down."""
     library("a.py", 'class C:\n    """C."""\n    def g(self):\n        """g."""\ndef f():\n    """f."""\n')
@@ -178,7 +184,16 @@ def test_docstrings_come_in_the_order_in_which_they_stand(library):
 
 def test_installed_packages_tests_and_unreadable_files_are_left_out(library):
     """What was installed, tests, other kinds of files and files that do not parse give no document, and no error."""
-    for folder in ("site-packages", "dist-packages", "test", "tests", "idle_test", "pydoc_data", "__pycache__", "p/tests"):
+    for folder in (
+        "site-packages",
+        "dist-packages",
+        "test",
+        "tests",
+        "idle_test",
+        "pydoc_data",
+        "__pycache__",
+        "p/tests",
+    ):
         library(f"{folder}/m.py", '"""Left out."""\n')
     library("notes.txt", '"""Left out."""\n')
     library("broken.py", '"""Left out."""\ndef (:\n')

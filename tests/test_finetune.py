@@ -1,4 +1,4 @@
-"""One fine-tuning run: what it trains and measures, what it refuses, and when its result may be taken from the cache."""
+"""One fine-tuning run: what it trains and measures, what it refuses, and when its result may come from the cache."""
 
 import math
 from collections.abc import Callable
@@ -77,7 +77,7 @@ def test_full_fine_tuning_of_the_linear_layers_trains_the_matrices_that_adapters
 
 
 def test_an_adapter_s_run_trains_a_and_b_alone():
-    """With an adapter, A and B of every linear layer move, and the base's tensors are bit-equal to the pretrained ones."""
+    """With an adapter, A and B of every linear layer move; the base is bit-equal to the pretrained one."""
     result = tuned(Run(adapter=ADAPTER, lr=1e-2, keep=True))
     start = base().state_dict()
     factors = {name: t for name, t in result["state"].items() if name.rpartition(".")[2] in ("A", "B")}
@@ -108,11 +108,13 @@ def test_the_optimizer_holds_exactly_the_adapters(monkeypatch):
 
 @pytest.mark.parametrize("adapter", [None, ADAPTER], ids=["full", "adapter"])
 def test_a_result_holds_losses_counts_and_seconds(adapter):
-    """One loss a step, three measured losses, the trained parameters, the seconds; the weights only if they are to be kept."""
+    """One loss a step, three measured ones, the trained parameters, the seconds; the weights only if they are kept."""
     result = tuned(Run(adapter=adapter))
     assert set(result) == {"losses", "tune_loss", "task_loss", "text_loss", "trained", "seconds"}
     assert len(result["losses"]) == SMALL.steps
-    assert all(math.isfinite(loss) for loss in (*result["losses"], *(result[f"{k}_loss"] for k in ("tune", "task", "text"))))
+    assert all(
+        math.isfinite(loss) for loss in (*result["losses"], *(result[f"{k}_loss"] for k in ("tune", "task", "text")))
+    )
     assert isinstance(result["trained"], int) and result["seconds"] > 0
     assert set(tuned(Run(adapter=adapter, keep=True))) == {*result, "state"}
 
@@ -152,7 +154,7 @@ def test_rates_are_tuned_and_losses_reported_on_different_windows(monkeypatch):
 
 
 def test_training_uses_the_fine_tuning_text_under_the_run_s_task(monkeypatch):
-    """The characters come from the split "task", transformed; batch, length, seed, steps, rate and decay are the run's."""
+    """The characters come from the split "task", transformed; all numbers are the run's and the preset's."""
     calls = []
     monkeypatch.setattr(finetune, "fit", lambda model, *arguments: calls.append(arguments) or [])
     tuned(Run(task="reversed", lr=3e-3, seed=7, weight_decay=0.2))

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from lora_from_scratch.lab import corpus, finetune, results, tasks
 
 ASCII = st.text(st.characters(max_codepoint=127))
-WORDS = "the low rank update of a layer is learnt, and its base stays as it was; (see Also) B = 0 at first.\n".split(" ")
+WORDS = "the low rank update of a layer is learnt, and its base stays as it was; (see Also) B = 0 at first.\n".split(
+    " "
+)
 
 
 def made_up_text() -> dict[str, str]:
@@ -98,7 +100,7 @@ def windowings(draw):
 
 @given(windowings())
 def test_fixed_windows_are_whole_stretches_from_the_first_character_to_the_last(case):
-    """Fixed windows are runs of length + 1 characters, evenly spaced from the first to the last, the same every time."""
+    """Fixed windows are runs of length + 1 characters, evenly spaced from first to last, the same every time."""
     ids, count, length = case
     windows = tasks.fixed_windows(ids, count, length)
     assert windows.shape == (count, length + 1)

@@ -15,7 +15,7 @@ from lora_from_scratch import AdapterConfig
 from lora_from_scratch.lab import corpus, train, workers
 from lora_from_scratch.lab.finetune import Run, carry_out
 from lora_from_scratch.lab.llama import LlamaConfig
-from lora_from_scratch.lab.presets import Preset
+from lora_from_scratch.lab.presets import PRESETS, Preset
 from lora_from_scratch.lab.workers import carry_out_all
 
 SIZES = LlamaConfig(
@@ -46,8 +46,9 @@ def build(tmp_path_factory):
         use_made_up_text(patch)
         threads = train.threads
         patch.setattr(train, "threads", lambda count: threads(1))
-        popen = workers.subprocess.Popen
-        patch.setattr(workers.subprocess, "Popen", lambda *a, **o: started.append(popen(*a, **o)) or started[-1])
+        popen, errors = workers.subprocess.Popen, (folder / "errors").open("w")
+        start = lambda *a, **o: started.append(popen(*a, stderr=errors, **o)) or started[-1]  # noqa: E731
+        patch.setattr(workers.subprocess, "Popen", start)
         workers._worker.cache_clear()
         yield folder
         workers._worker.cache_clear()
@@ -55,6 +56,7 @@ def build(tmp_path_factory):
             process.kill()
             process.wait()
             process.stdout.close()
+        errors.close()
 
 
 def carried_out(build: Path, count: int, runs: list[Run] = RUNS) -> list[dict]:
@@ -87,7 +89,7 @@ def test_weights_come_back_from_a_worker(build):
 
 
 def test_an_error_in_a_worker_comes_back_with_its_words_and_the_worker_goes_on(build):
-    """A run that fails is a RuntimeError with the run and the worker's own words; the same workers serve the next call."""
+    """A run that fails is a RuntimeError with the worker's own words; the same workers serve the next call."""
     before = {workers._worker(i).pid for i in range(2)}
     with pytest.raises(RuntimeError, match="failed in a worker") as error:
         carry_out_all([RUNS[0], FAILING, RUNS[1]], SMALL, workers=2)
@@ -97,40 +99,62 @@ def test_an_error_in_a_worker_comes_back_with_its_words_and_the_worker_goes_on(b
     assert {workers._worker(i).pid for i in range(2)} == before
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the dead worker's pipe is flushed
-def test_a_worker_that_dies_is_an_error_and_others_take_over(build):
-    """A run whose worker was ended is a RuntimeError that says so; the next call starts a new worker."""
-    for i in range(2):
-        workers._worker(i).kill()
-        workers._worker(i).wait()
-    with pytest.raises(RuntimeError, match="the worker that had .* ended"):
-        carried_out(build, 2, RUNS[:1])
-    assert numbers(carried_out(build, 2, RUNS[:1])[0]) == numbers(carried_out(build, 1, RUNS[:1])[0])
-
-
-def test_a_worker_holds_on_to_nothing_that_is_printed(build, capfd):
-    """What a run prints in a worker goes to the error stream, and not between the results: a damaged cache says so."""
+def test_what_a_worker_prints_does_not_get_between_the_results(build):
+    """What a run prints in a worker, such as that a cache file is damaged, goes to the error stream."""
     carried_out(build, 1, RUNS[:1])
     (path,) = (build / "cache").glob("run-*")
     path.write_bytes(b"damaged")
     (result,) = carry_out_all(RUNS[:1], SMALL, workers=2)
     assert len(result["losses"]) == SMALL.steps
-    assert f"cache file {path.name} cannot be read" in capfd.readouterr().err
+    assert f"cache file {path.name} cannot be read" in (build / "errors").read_text()
 
 
-@pytest.mark.parametrize("changed", [{"device": "cuda"}, {"workers": 1}], ids=str)
-def test_some_presets_train_one_run_at_a_time_here(monkeypatch, changed):
-    """On a GPU, and where the preset asks for one worker, the runs go one by one in this very process."""
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the dead worker's pipe is flushed
+def test_a_worker_that_dies_is_an_error_and_another_takes_its_place(build):
+    """A run whose worker was ended is a RuntimeError that says so; afterwards there is a new worker, which works."""
+    dead = [workers._worker(i) for i in range(2)]
+    for process in dead:
+        process.kill()
+        process.wait()
+    run = replace(RUNS[0], seed=17)  # in no cache
+    with pytest.raises(RuntimeError, match="the worker that had .*seed=17.* ended"):
+        carry_out_all([run], SMALL, workers=2)
+    fresh = workers._worker(0)
+    assert fresh.pid not in {process.pid for process in dead}
+    result = workers._hand_over([fresh], run, SMALL)
+    assert numbers(result) == numbers(carried_out(build, 1, [run])[0])
+
+
+@pytest.mark.parametrize("name", ["gpu", "smoke"])
+def test_some_presets_train_one_run_at_a_time_in_this_process(monkeypatch, name):
+    """On a GPU, which one run fills, and at smoke, whose runs are over in no time, no worker is started."""
     monkeypatch.setattr(workers, "pretrained", lambda preset: None)
     monkeypatch.setattr(workers, "_worker", lambda i: pytest.fail("a worker was started"))
     monkeypatch.setattr(workers, "carry_out", lambda run, preset: {"seed": run.seed, "process": os.getpid()})
-    results = carry_out_all(RUNS, replace(SMALL, **changed))
+    results = carry_out_all(RUNS, PRESETS[name])
     assert results == [{"seed": run.seed, "process": os.getpid()} for run in RUNS]
+
+
+@pytest.mark.parametrize("asked, by_preset, wanted", [(None, None, 3), (None, 2, 2), (4, 2, 4)])
+def test_workers_are_as_many_as_asked_else_as_the_preset_says_else_as_there_are_cores(
+    monkeypatch, asked, by_preset, wanted
+):
+    """The argument comes first, then the preset's `workers`, then the number of cores."""
+    started = []
+    monkeypatch.setattr(workers, "pretrained", lambda preset: None)
+    monkeypatch.setattr(workers, "cores", lambda: 3)
+    monkeypatch.setattr(workers, "_worker", started.append)
+    monkeypatch.setattr(workers, "_hand_over", lambda idle, run, preset: {"seed": run.seed})
+    results = carry_out_all(RUNS, replace(SMALL, workers=by_preset), asked)
+    assert results == [{"seed": run.seed} for run in RUNS]
+    assert started == list(range(wanted))
 
 
 def test_there_are_as_many_workers_as_the_process_may_use_cores(monkeypatch):
     """The cores are those that this process may run on, where the system tells, and else those of the machine."""
-    monkeypatch.setattr(workers, "os", types.SimpleNamespace(sched_getaffinity=lambda pid: {1, 4, 6}, cpu_count=lambda: 9))
+    monkeypatch.setattr(
+        workers, "os", types.SimpleNamespace(sched_getaffinity=lambda pid: {1, 4, 6}, cpu_count=lambda: 9)
+    )
     assert workers.cores() == 3
     monkeypatch.setattr(workers, "os", types.SimpleNamespace(cpu_count=lambda: 9))
     assert workers.cores() == 9

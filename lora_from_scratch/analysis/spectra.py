@@ -27,7 +27,9 @@ def low_rank_factors(delta: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """
     delta = _checked(delta)
     if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= min(delta.shape):
-        raise ValueError(f"rank is {rank!r}; for a matrix of shape {tuple(delta.shape)} it runs from 1 to {min(delta.shape)}")
+        raise ValueError(
+            f"rank is {rank!r}; for a matrix of shape {tuple(delta.shape)} it runs from 1 to {min(delta.shape)}"
+        )
     u, s, vt = torch.linalg.svd(delta, full_matrices=False)  # (d_out, k), (k,), (k, d_in)
     root = s[:rank].sqrt()
     return u[:, :rank] * root, root[:, None] * vt[:rank]
@@ -57,7 +59,9 @@ def effective_rank(matrix: Tensor) -> float:
 
 def _checked(matrix: Tensor) -> Tensor:
     if matrix.dim() != 2 or 0 in matrix.shape or not matrix.is_floating_point():
-        raise ValueError(f"got {matrix.dtype} of shape {tuple(matrix.shape)}; give a floating-point (d_out, d_in) matrix")
+        raise ValueError(
+            f"got {matrix.dtype} of shape {tuple(matrix.shape)}; give a floating-point (d_out, d_in) matrix"
+        )
     if not torch.isfinite(matrix).all():
         raise ValueError("the matrix holds NaN or infinity; look for a diverged run or an overflow before its spectrum")
     return matrix.detach().to(torch.promote_types(matrix.dtype, torch.float32))

@@ -1,8 +1,8 @@
 """The ledger: every claim of the book beside what was measured, rendered from the chapters' JSON files.
 
-    python -m lora_from_scratch.lab.ledger --print FOLDER    the ledger of one run, as text
-    python -m lora_from_scratch.lab.ledger --write           renew figures/LEDGER.md from figures/full and figures/gpu
-    python -m lora_from_scratch.lab.ledger --check           fail unless figures/LEDGER.md is what those files give
+python -m lora_from_scratch.lab.ledger --print FOLDER    the ledger of one run, as text
+python -m lora_from_scratch.lab.ledger --write           renew figures/LEDGER.md from figures/full and figures/gpu
+python -m lora_from_scratch.lab.ledger --check           fail unless figures/LEDGER.md is what those files give
 """
 
 import argparse
@@ -29,7 +29,9 @@ def as_text(chapters: dict[str, dict]) -> str:
         for claim in content["claims"].values():
             verdicts.append(claim["verdict"])
             lines += textwrap.wrap(claim["says"], 110, initial_indent="  · ", subsequent_indent="    ")
-            lines.append(f"      published {claim['published']} | measured {claim['shown']} | {claim['verdict'].upper()}")
+            lines.append(
+                f"      published {claim['published']} | measured {claim['shown']} | {claim['verdict'].upper()}"
+            )
     count = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
     presets = ", ".join(sorted({content["provenance"]["preset"] for content in chapters.values()}))
     return "\n".join([f"The ledger of claims, preset {presets}: {count or 'no claims'}", *lines])
@@ -49,8 +51,8 @@ def as_markdown(full: dict[str, dict], gpu: dict[str, dict]) -> str:
         for side in sides:
             p = side["provenance"]
             lines.append(
-                f"Preset `{p['preset']}`, {p['device']}, torch {p['torch']}, Python {p['python']}, seeds {p['seeds']}, "
-                f"text {p['corpus_sha256'][:12]}, {p['seconds']:.0f} s."
+                f"Preset `{p['preset']}`, {p['device']}, torch {p['torch']}, Python {p['python']}, "
+                f"seeds {p['seeds']}, text {p['corpus_sha256'][:12]}, {p['seconds']:.0f} s."
             )
         heads = [f"measured (`{side['provenance']['preset']}`) | verdict" for side in sides]
         columns = f"| claim | source | published | criterion | {' | '.join(heads)} |"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class LlamaConfig:
-    """The sizes of a Llama, under the names that `transformers.LlamaConfig` has. Raises ValueError if they don't fit."""
+    """The sizes of a Llama, named as in `transformers.LlamaConfig`. Raises ValueError if they don't fit."""
 
     vocab_size: int = 128
     hidden_size: int = 128
@@ -37,7 +37,8 @@ class LlamaConfig:
             )
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
-                f"num_key_value_heads {self.num_key_value_heads} must divide num_attention_heads {self.num_attention_heads}"
+                f"num_key_value_heads {self.num_key_value_heads} must divide "
+                f"num_attention_heads {self.num_attention_heads}"
             )
 
 
@@ -134,7 +135,9 @@ class Decoder(nn.Module):
     def forward(self, input_ids: Tensor) -> Tensor:
         T, config = input_ids.shape[1], self.config
         if T > config.max_position_embeddings:
-            raise ValueError(f"{T} positions, but the context is max_position_embeddings = {config.max_position_embeddings}")
+            raise ValueError(
+                f"{T} positions, but the context is max_position_embeddings = {config.max_position_embeddings}"
+            )
         x = self.embed_tokens(input_ids)  # (B, T, C)
         positions = torch.arange(T, device=x.device)
         cos, sin = rotary(positions, config.hidden_size // config.num_attention_heads, config.rope_theta)

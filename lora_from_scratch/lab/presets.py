@@ -41,7 +41,9 @@ class Preset:
         return asdict(self)
 
 
-TINY = LlamaConfig(hidden_size=32, intermediate_size=88, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2)
+TINY = LlamaConfig(
+    hidden_size=32, intermediate_size=88, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2
+)
 BOOK = LlamaConfig()
 LARGE = LlamaConfig(
     hidden_size=512,
@@ -55,10 +57,53 @@ LARGE = LlamaConfig(
 PRESETS = {
     p.name: p
     for p in (
-        Preset("smoke", TINY, pretrain_steps=30, pretrain_batch=8, steps=6, batch=4, seeds=2, budget=3, eval_windows=8, workers=1),
-        Preset("quick", BOOK, pretrain_steps=1400, pretrain_batch=32, steps=200, batch=16, seeds=1, budget=0, eval_windows=256),
-        Preset("full", BOOK, pretrain_steps=1400, pretrain_batch=32, steps=200, batch=16, seeds=3, budget=6, eval_windows=256),
-        Preset("gpu", LARGE, 6000, pretrain_batch=64, steps=400, batch=16, seeds=5, budget=7, eval_windows=256, device="cuda", workers=1),
+        Preset(
+            "smoke",
+            TINY,
+            pretrain_steps=30,
+            pretrain_batch=8,
+            steps=6,
+            batch=4,
+            seeds=2,
+            budget=3,
+            eval_windows=8,
+            workers=1,
+        ),
+        Preset(
+            "quick",
+            BOOK,
+            pretrain_steps=1400,
+            pretrain_batch=32,
+            steps=200,
+            batch=16,
+            seeds=1,
+            budget=0,
+            eval_windows=256,
+        ),
+        Preset(
+            "full",
+            BOOK,
+            pretrain_steps=1400,
+            pretrain_batch=32,
+            steps=200,
+            batch=16,
+            seeds=3,
+            budget=6,
+            eval_windows=256,
+        ),
+        Preset(
+            "gpu",
+            LARGE,
+            6000,
+            pretrain_batch=64,
+            steps=400,
+            batch=16,
+            seeds=5,
+            budget=7,
+            eval_windows=256,
+            device="cuda",
+            workers=1,
+        ),
     )
 }
 

@@ -33,7 +33,7 @@ def task_ids(task: str, split: str) -> Tensor:
 
 
 def random_windows(ids: Tensor, count: int, length: int, generator: torch.Generator) -> Tensor:
-    """`count` stretches of `length` + 1 characters from random places: the last is only a target. (count, length + 1)"""
+    """`count` stretches of `length` + 1 characters from random places, (count, length + 1); the last is a target."""
     starts = torch.randint(len(ids) - length, (count,), generator=generator)
     return ids[starts[:, None] + torch.arange(length + 1)]
 

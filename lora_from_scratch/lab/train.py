@@ -48,7 +48,9 @@ def fit(
     device = parameters[0].device
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
     warmup = max(1, steps // 20)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: min((t + 1) / warmup, (steps - t) / (steps - warmup + 1)))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda t: min((t + 1) / warmup, (steps - t) / (steps - warmup + 1))
+    )
     model.train()
     losses = []
     for step, windows in zip(range(steps), batches, strict=False):
@@ -56,7 +58,9 @@ def fit(
         loss = loss_of(model, windows.to(device))
         loss.backward()
         if step == 0 and not any(p.grad is not None and p.grad.any() for p in parameters):
-            raise ValueError("the first step's gradient is zero for every trainable parameter, so nothing can be learnt")
+            raise ValueError(
+                "the first step's gradient is zero for every trainable parameter, so nothing can be learnt"
+            )
         optimizer.step()
         schedule.step()
         losses.append(loss.item())

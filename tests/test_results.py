@@ -1,0 +1,254 @@
+"""What a chapter leaves: claims with verdicts, numbers, sweeps and figures, in one file that can be trusted later."""
+
+import json
+import math
+import re
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy
+import pytest
+import torch
+
+from lora_from_scratch.lab import cache, presets, results
+from lora_from_scratch.lab.finetune import Run
+from lora_from_scratch.lab.results import VERDICTS, Results
+from lora_from_scratch.lab.sweep import Tuned
+
+SMOKE = presets.preset("smoke")
+WORDS = {"says": "Rank 1 is enough.", "source": "2106.09685, table 6", "published": "73.4", "criterion": "above 70"}
+
+
+@pytest.fixture
+def out(tmp_path, monkeypatch):
+    """The folder that results go to: LORA_OUT."""
+    matplotlib.use("agg")
+    monkeypatch.setenv("LORA_OUT", str(tmp_path / "out"))
+    monkeypatch.setattr(results, "corpus_hash", lambda: "c0ffee" * 10)
+    return tmp_path / "out"
+
+
+def chapter() -> Results:
+    return Results("01_made_up", SMOKE)
+
+
+def tuned(label: str, finished: bool) -> Tuned:
+    entries = [{"trained": 64, "task_loss": 1.5 + s, "text_loss": 2.5 + s, "losses": [4.0]} for s in range(2)]
+    return Tuned(label, Run(lr=1 / 300), {0.01: 2.0, 0.001: 1.0, 1 / 300: 0.5}, finished, entries)
+
+
+def test_a_claim_registered_twice_is_an_error():
+    """A second claim of the same name is a ValueError, and leaves the first as it was."""
+    book = chapter()
+    first = book.claim("rank", **WORDS, judge=lambda value: value > 70)
+    with pytest.raises(ValueError, match="claim 'rank' is registered already"):
+        book.claim("rank", **{**WORDS, "criterion": "above 60"}, judge=lambda value: True)
+    assert book.claims == {"rank": first} and first.criterion == "above 70"
+
+
+def test_a_claim_that_was_never_measured_cannot_be_saved(out):
+    """Saving names every claim that is registered and not measured, and writes nothing; measured, it is saved."""
+    book = chapter()
+    claims = [book.claim(name, **WORDS, judge=bool) for name in ("first", "second", "third")]
+    claims[1].measure(True, "yes")
+    with pytest.raises(ValueError, match="never measured: first, third"):
+        book.save()
+    assert not out.exists()
+    for claim in (claims[0], claims[2]):
+        claim.measure(False, "no")
+    assert book.save().exists()
+
+
+@pytest.mark.parametrize(
+    "judged, verdict",
+    [
+        (True, "reproduced"),
+        (False, "not at this scale"),
+        (numpy.True_, "reproduced"),
+        (numpy.False_, "not at this scale"),
+    ]
+    + [(verdict, verdict) for verdict in VERDICTS],
+    ids=str,
+)
+def test_the_verdict_is_what_the_judge_says_of_the_measurement(judged, verdict, capsys):
+    """True is "reproduced", False "not at this scale", a verdict itself; it is returned, kept and printed."""
+    seen = []
+    claim = chapter().claim("rank", **WORDS, judge=lambda value: seen.append(value) or judged)
+    assert claim.verdict == ""
+    assert claim.measure(73.4, "73.4 ± 0.2") == verdict
+    assert (claim.value, claim.shown, claim.verdict, seen) == (73.4, "73.4 ± 0.2", verdict, [73.4])
+    printed = capsys.readouterr().out
+    assert printed.startswith(verdict.upper() + ": ") and "73.4 ± 0.2" in printed and WORDS["says"] in printed
+
+
+@pytest.mark.parametrize("judged", ["proved", "", None, "Reproduced", 0.5], ids=repr)
+def test_a_judge_that_gives_no_verdict_is_an_error(judged):
+    """Anything but True, False and the four verdicts is a ValueError that lists them; the claim stays unmeasured."""
+    claim = chapter().claim("rank", **WORDS, judge=lambda value: judged)
+    with pytest.raises(ValueError, match="reproduced, partly, not at this scale, does not add up"):
+        claim.measure(1, "1")
+    assert claim.verdict == "" and claim.value is None and claim.shown == ""
+
+
+def test_what_was_recorded_comes_back_from_the_file(out):
+    """Claims, numbers, sweeps and captions are in `<chapter>.json` as they were recorded."""
+    book = chapter()
+    book.claim("rank", **WORDS, judge=lambda value: value["r"] > 70).measure({"r": 73.4, "all": [1, 2]}, "73.4")
+    book.record(loss=1.25, ranks=[1, 4, 16])
+    book.record(table={"full": {"loss": 0.1 + 0.2}})
+    book.record_sweep("ranks", {"rank 1": tuned("rank 1", True)})
+    path = book.save()
+    assert path == out / "01_made_up.json"
+    content = json.loads(path.read_text())
+    assert set(content) == {"chapter", "provenance", "claims", "numbers", "sweeps", "figures"}
+    assert content["chapter"] == "01_made_up"
+    assert content["claims"] == {
+        "rank": WORDS | {"shown": "73.4", "value": {"r": 73.4, "all": [1, 2]}, "verdict": "reproduced"}
+    }
+    assert content["numbers"] == {
+        "loss": 1.25,
+        "ranks": [1, 4, 16],
+        "table": {"full": {"loss": 0.1 + 0.2}},
+    }
+    assert content["sweeps"] == {
+        "ranks": {
+            "rank 1": {
+                "rate": 1 / 300,
+                "finished": True,
+                "tried": {"0.001": 1.0, "0.003333": 0.5, "0.01": 2.0},
+                "trained": 64,
+                "task_loss": [1.5, 2.5],
+                "text_loss": [2.5, 3.5],
+            }
+        }
+    }
+    assert list(content["sweeps"]["ranks"]["rank 1"]["tried"]) == ["0.001", "0.003333", "0.01"], "in order of the rates"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, numpy.float64("nan")], ids=str)
+def test_the_file_is_json_as_everyone_reads_it(out, value):
+    """NaN and infinity, which JSON does not have, become null wherever they stand; tuples become lists."""
+    book = chapter()
+    book.claim("rank", **WORDS, judge=lambda value: False).measure({"losses": [1.0, value]}, "diverged")
+    book.record(loss=value, nested={"a": ({"b": value}, 2.0)}, by_rank={1: 0.5})
+    diverged = tuned("rank 1", True)
+    diverged.tried[0.1] = value
+    book.record_sweep("ranks", {"rank 1": diverged})
+    content = json.loads(book.save().read_text(), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert content["claims"]["rank"]["value"] == {"losses": [1.0, None]}
+    assert content["numbers"] == {"loss": None, "nested": {"a": [{"b": None}, 2.0]}, "by_rank": {"1": 0.5}}
+    assert content["sweeps"]["ranks"]["rank 1"]["tried"]["0.1"] is None
+
+
+def test_the_file_says_how_it_came_about_and_nothing_of_the_machine_s_folders(out):
+    """Preset, device, versions, seeds, the text's hash and the seconds are there; no absolute path is."""
+    book = chapter()
+    fig, ax = plt.subplots()
+    book.figure(fig, "curve", "A caption.")
+    path = book.save()
+    provenance = json.loads(path.read_text())["provenance"]
+    assert provenance.keys() == {"preset", "device", "python", "torch", "numpy", "seeds", "corpus_sha256", "seconds"}
+    assert provenance["preset"] == "smoke" and provenance["device"].startswith("CPU (")
+    assert re.fullmatch(r"3\.\d+\.\d+.*", provenance["python"])
+    assert (provenance["torch"], provenance["numpy"]) == (torch.__version__, numpy.__version__)
+    assert provenance["seeds"] == [1, 2], "those that `compare` reports"
+    assert provenance["corpus_sha256"] == "c0ffee" * 10
+    assert 0 <= provenance["seconds"] < 600
+    for folder in (str(cache.ROOT), str(Path.home()), str(out), matplotlib.__path__[0]):
+        assert folder not in path.read_text()
+    assert not re.search(r'"/[a-z]', path.read_text())
+
+
+def test_the_device_is_the_gpu_s_name_where_the_preset_runs_on_one(monkeypatch):
+    """At a preset for CUDA, the provenance names the card."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
+    monkeypatch.setattr(results, "corpus_hash", lambda: "")
+    assert Results("01_made_up", replace(SMOKE, device="cuda"))._provenance()["device"] == "NVIDIA H100"
+
+
+def test_what_cannot_be_written_as_json_leaves_the_old_file(out):
+    """A save that fails leaves the file of the save before, whole, and no temporary one."""
+    book = chapter()
+    book.record(loss=1.0)
+    path = book.save()
+    before = path.read_text()
+    book.record(model=object())
+    with pytest.raises(TypeError):
+        book.save()
+    assert path.read_text() == before and [p.name for p in out.iterdir()] == [path.name]
+
+
+def test_an_unfinished_sweep_is_said_so(capsys):
+    """A method whose best rate lies at the edge of what was tried is named in the output and marked in the file."""
+    book = chapter()
+    book.record_sweep("ranks", {"rank 1": tuned("rank 1", True), "rank 8": tuned("rank 8", False)})
+    printed = capsys.readouterr().out
+    assert printed.count("UNFINISHED") == 1 and "'rank 8'" in printed and "'rank 1'" not in printed
+    assert [entry["finished"] for entry in book.sweeps["ranks"].values()] == [True, False]
+
+
+def test_the_rates_of_the_committed_results_are_known_again_to_the_bit(out, tmp_path, monkeypatch):
+    """`known_rates` gives what `figures/full/<chapter>.json` holds for a comparison; None without it."""
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    assert chapter().known_rates("ranks") is None, "no file"
+    monkeypatch.setenv("LORA_OUT", str(tmp_path / "figures" / "full"))
+    book = chapter()
+    book.record_sweep("ranks", {"rank 1": tuned("rank 1", True)})
+    book.save()
+    assert chapter().known_rates("ranks") == {"rank 1": 1 / 300}
+    assert chapter().known_rates("depths") is None, "no such comparison"
+    assert Results("02_other", SMOKE).known_rates("ranks") is None, "another chapter's"
+
+
+def drawn() -> plt.Figure:
+    fig, ax = plt.subplots(figsize=(2, 1))
+    ax.plot([0, 1], [1, 0])
+    return fig
+
+
+def test_a_figure_is_saved_under_the_chapter_s_name_and_its_caption_printed(out, capsys):
+    """The picture is a PNG named after chapter and figure; the caption is printed and kept; the figure is closed."""
+    book = chapter()
+    fig = drawn()
+    book.figure(fig, "curve", "The loss falls.")
+    path = out / "01_made_up_curve.png"
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert [p.name for p in out.iterdir()] == [path.name]
+    assert book.figures == {"01_made_up_curve.png": "The loss falls."}
+    assert capsys.readouterr().out == "The loss falls.\n"
+    assert not plt.fignum_exists(fig.number)
+
+
+def test_the_same_figure_is_the_same_file(out):
+    """Drawn twice, a figure gives the same bytes: no date and no version of the program is in them."""
+    for name in ("first", "second"):
+        chapter().figure(drawn(), name, "")
+    first, second = ((out / f"01_made_up_{name}.png").read_bytes() for name in ("first", "second"))
+    assert first == second and b"Matplotlib" not in first
+
+
+def test_an_interrupted_figure_leaves_the_old_one(out):
+    """If saving a picture stops half way, the picture of before is still there, and nothing else."""
+    book = chapter()
+    book.figure(drawn(), "curve", "")
+    path = out / "01_made_up_curve.png"
+    before = path.read_bytes()
+
+    def savefig(where, **options):
+        Path(where).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        book.figure(types.SimpleNamespace(savefig=savefig), "curve", "")
+    assert path.read_bytes() == before and [p.name for p in out.iterdir()] == [path.name]
+
+
+def test_without_lora_out_results_go_below_the_build_folder(tmp_path, monkeypatch):
+    """A run that nothing else is said about leaves the committed figures alone: it writes to build/<preset>/figures."""
+    monkeypatch.delenv("LORA_OUT", raising=False)
+    monkeypatch.setenv("LORA_BUILD", str(tmp_path))
+    monkeypatch.setattr(results, "corpus_hash", lambda: "")
+    assert chapter().save() == tmp_path / "smoke" / "figures" / "01_made_up.json"
