@@ -62,6 +62,8 @@ def check_linear(layer: nn.Module) -> None:
         raise ValueError(f"{name} is no linear layer; adapters go on nn.Linear")
     if not isinstance(layer, nn.Linear):
         return  # another kind of linear layer, such as one that holds its weight in 4 bits
+    if isinstance(layer.weight, nn.parameter.UninitializedParameter):
+        raise ValueError(f"this lazy layer ({name}) has no weight yet; run a batch through it first")
     if not isinstance(layer.weight, nn.Parameter):
         raise ValueError(
             f"the weight of this {name} is computed from others (a parametrization), so it cannot be frozen; "
@@ -70,7 +72,7 @@ def check_linear(layer: nn.Module) -> None:
     if tuple(layer.weight.shape) != (layer.out_features, layer.in_features):
         raise ValueError(
             f"the weight of this {name} has shape {tuple(layer.weight.shape)}, not (out_features, in_features) = "
-            f"({layer.out_features}, {layer.in_features}); run a lazy or packed layer once, or unpack it, first"
+            f"({layer.out_features}, {layer.in_features}); unpack it first"
         )
     if not layer.weight.is_floating_point():
         raise ValueError(

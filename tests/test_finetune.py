@@ -208,7 +208,7 @@ def test_a_start_that_can_learn_nothing_is_an_error():
     ids=str,
 )
 def test_a_run_that_makes_no_sense_is_an_error(wrong, words):
-    """An unknown task, scope or start, or a rate that is not positive and finite, is a ValueError with what would do."""
+    """An unknown task, scope or start, or a rate that is not positive and finite, is a ValueError that says so."""
     with pytest.raises(ValueError, match=words):
         Run(**wrong)
     with pytest.raises(ValueError, match=words):

@@ -461,7 +461,7 @@ def test_alpha_must_be_positive(alpha):
             call()
 
 
-@pytest.mark.parametrize("dropout", [-0.1, 1.0, 1, math.nan, True, "0.1", None])
+@pytest.mark.parametrize("dropout", [-0.1, 1.0, 1, math.nan, True, False, "0.1", None])
 def test_dropout_must_be_share(dropout):
     """A dropout outside [0, 1) is refused, and named."""
     with pytest.raises(ValueError, match=f"dropout is {dropout!r}; it must be a number from 0"):

@@ -42,8 +42,8 @@ def as_markdown(full: dict[str, dict], gpu: dict[str, dict]) -> str:
     lines = [
         "# The ledger of claims",
         "",
-        "Rendered from the JSON files in this folder by `make book`; no line is written by hand. Each verdict is computed",
-        "from a criterion that its chapter states before the measurement.",
+        "Rendered from the JSON files in this folder by `make book`; no line is written by hand. Each verdict is",
+        "computed from a criterion that its chapter states before the measurement.",
     ]
     for chapter in sorted(full | gpu):
         sides = [side[chapter] for side in (full, gpu) if chapter in side]

@@ -148,9 +148,11 @@ class Decoder(nn.Module):
 
 
 class TinyLlama(nn.Module):
-    """Token ids (B, T) -> logits (B, T, V). Weights start normal with standard deviation 0.02.
+    """Token ids (B, T) -> logits (B, T, V). Raises ValueError for a sequence longer than the context.
 
-    Raises ValueError for a sequence longer than the context.
+    Weights start normal with standard deviation 0.6 / sqrt(C), and those that add to the residual stream smaller by
+    sqrt(2 · layers), so that the stream keeps its size with depth. At this width that trains much faster than the
+    0.02 that `transformers` starts from.
     """
 
     def __init__(self, config: LlamaConfig | None = None) -> None:
@@ -160,9 +162,11 @@ class TinyLlama(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
-        for parameter in self.parameters():
+        std = 0.6 / config.hidden_size**0.5
+        for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
-                nn.init.normal_(parameter, std=0.02)
+                into_stream = name.endswith(("o_proj.weight", "down_proj.weight"))
+                nn.init.normal_(parameter, std=std / (2 * config.num_hidden_layers) ** 0.5 if into_stream else std)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         return self.lm_head(self.model(input_ids))

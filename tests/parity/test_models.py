@@ -57,14 +57,16 @@ PER_RANK = {
 
 
 def make(kind: str, **changes) -> nn.Module:
-    """A model of transformers in eval mode and float64, its matrices large enough that every layer shows."""
+    """A model of transformers in eval mode and float64, its numbers large enough that every layer shows."""
     model_class, config_class, fields = KINDS[kind]
     torch.manual_seed(0)
     model = model_class(config_class(**fields | changes)).double().eval()
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             if parameter.dim() == 2:
                 parameter.normal_(std=parameter.shape[-1] ** -0.5)
+            elif name.endswith("bias"):
+                parameter.normal_(std=0.5)  # they start at zero, where a lost one could not be seen
     return model
 
 
