@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from lora_from_scratch.lora import LoRALinear, check_hyperparameters, check_linear, lora_scaling
+from lora_from_scratch.lora import LoRALinear, check_hyperparameters, lora_scaling
 from lora_from_scratch.rslora import rslora_scaling
+from lora_from_scratch.targets import find_targets
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,9 @@ def add_adapters(model: nn.Module, config: AdapterConfig) -> nn.Module:
     """
     present = [name for name, module in model.named_modules() if is_adapter(module)]
     if present:
-        raise ValueError(f"the model has adapters already, at {_some(present)}; merge them first (merge_adapters)")
+        raise ValueError(
+            f"the model has adapters already, the first at {present[0] or 'its root'}; merge_adapters first"
+        )
     targets = find_targets(model, config.targets)
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     scaling = rslora_scaling if config.rslora else lora_scaling
@@ -110,35 +113,6 @@ def is_adapter(module: nn.Module) -> bool:
     return hasattr(module, "delta_weight") and hasattr(module, "B")
 
 
-def find_targets(model: nn.Module, targets: str | list[str] | tuple[str, ...]) -> dict[str, nn.Module]:
-    """The layers that `targets` means in `model`, by dotted name. Raises ValueError as `add_adapters` says."""
-    modules = {name: module for name, module in model.named_modules() if name}
-    if targets == "all-linear":
-        found = {n: m for n, m in modules.items() if _is_linear(m) and not _is_output_head(model, n, m)}
-    elif isinstance(targets, str):
-        found = {n: m for n, m in modules.items() if re.fullmatch(targets, n)}
-    else:
-        found = {n: m for n, m in modules.items() if any(_ends_with(n, t) for t in targets)}
-        missing = [t for t in targets if not any(_ends_with(n, t) for n in found)]
-        if missing:
-            raise ValueError(f"no layer is called {_some(missing)}; {_what_there_is(modules)}")
-    if not found:
-        hint = f' (did you mean the list ["{targets}"]?)' if any(_ends_with(n, targets) for n in modules) else ""
-        raise ValueError(f"targets {targets!r} match no layer{hint}; {_what_there_is(modules)}")
-    for name, module in found.items():
-        try:
-            check_linear(module)
-        except ValueError as error:
-            raise ValueError(f"target {name}: {error}") from error
-        parent = model.get_submodule(name.rpartition(".")[0])
-        if isinstance(parent, nn.MultiheadAttention):
-            raise ValueError(
-                f"target {name}: nn.MultiheadAttention reads this layer's weight and never calls it, so an adapter's "
-                "dropout would do nothing; leave it out of the targets, or use separate linear layers"
-            )
-    return found
-
-
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The parameters that get gradients, as a list for an optimizer. Raises ValueError if there are none."""
     found = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -167,30 +141,3 @@ def _replace(module: nn.Module, swap: dict[nn.Module, nn.Module]) -> None:
             setattr(module, name, swap[child])
         elif child is not None:
             _replace(child, swap)
-
-
-def _is_linear(module: nn.Module) -> bool:
-    linear_like = hasattr(module, "in_features") and hasattr(module, "out_features") and hasattr(module, "weight")
-    return linear_like or type(module).__name__ == "Conv1D"
-
-
-def _is_output_head(model: nn.Module, name: str, module: nn.Module) -> bool:
-    """The layer that gives the logits: the model says so, its name does, or its weight is an embedding's."""
-    if name.rpartition(".")[2] == "lm_head":
-        return True
-    if hasattr(model, "get_output_embeddings") and model.get_output_embeddings() is module:
-        return True
-    return any(module.weight is m.weight for m in model.modules() if isinstance(m, nn.Embedding))
-
-
-def _ends_with(name: str, target: str) -> bool:
-    return name == target or name.endswith(f".{target}")
-
-
-def _what_there_is(modules: dict[str, nn.Module]) -> str:
-    linear = sorted({n.rpartition(".")[2] for n, m in modules.items() if _is_linear(m)})
-    return f"linear layers here end in {_some(linear, 20)}" if linear else "there are no linear layers here"
-
-
-def _some(names: list[str], at_most: int = 6) -> str:
-    return ", ".join(names[:at_most]) + (f" and {len(names) - at_most} more" if len(names) > at_most else "")

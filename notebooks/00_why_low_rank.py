@@ -22,13 +22,14 @@ import torch
 
 from lora_from_scratch import AdapterConfig, add_adapters, merge_adapters
 from lora_from_scratch.analysis.spectra import effective_rank, energy, low_rank_factors, singular_values
-from lora_from_scratch.inject import find_targets, is_adapter
+from lora_from_scratch.inject import is_adapter
 from lora_from_scratch.lab import plots, stats
 from lora_from_scratch.lab.finetune import Run, measure
 from lora_from_scratch.lab.presets import preset
 from lora_from_scratch.lab.pretrain import pretrained
 from lora_from_scratch.lab.results import Results
 from lora_from_scratch.lab.sweep import compare
+from lora_from_scratch.targets import find_targets
 
 size = preset()
 results = Results("00_why_low_rank", size)

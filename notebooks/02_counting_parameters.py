@@ -23,7 +23,6 @@ from torch import nn
 from lora_from_scratch import AdapterConfig, LoRALinear, add_adapters, count_parameters, print_trainable_parameters
 from lora_from_scratch.analysis import counting
 from lora_from_scratch.analysis.counting import ALL_LINEAR, ATTENTION, MLP, MODELS, lora_parameters, prints_as
-from lora_from_scratch.inject import find_targets
 from lora_from_scratch.lab import plots, stats
 from lora_from_scratch.lab.finetune import Run, measure
 from lora_from_scratch.lab.llama import LlamaConfig, TinyLlama
@@ -31,6 +30,7 @@ from lora_from_scratch.lab.presets import preset
 from lora_from_scratch.lab.pretrain import pretrained
 from lora_from_scratch.lab.results import Results
 from lora_from_scratch.lab.sweep import compare
+from lora_from_scratch.targets import find_targets
 
 size = preset()
 results = Results("02_counting_parameters", size)

@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from lora_from_scratch.lab import book
+from lora_from_scratch.lab import book, chapters
 
 CHAPTER = """\
 # %% [markdown]
@@ -42,11 +42,11 @@ def write(root: Path, text: str, name: str = "03_made_up") -> Path:
 
 def commit_unrun(source: Path, output: str = "measured") -> Path:
     """A committed notebook as `make book` leaves it, without starting a kernel."""
-    notebook = book.read_source(source)
-    for count, cell in enumerate(book.code(notebook), start=1):
+    notebook = chapters.read_source(source)
+    for count, cell in enumerate(chapters.code(notebook), start=1):
         cell.execution_count = count
         cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=output)]
-    book.save(notebook, source.with_suffix(".ipynb"))
+    chapters.save(notebook, source.with_suffix(".ipynb"))
     return source.with_suffix(".ipynb")
 
 
@@ -76,14 +76,14 @@ def test_a_committed_notebook_holds_cells_and_outputs_and_nothing_else(twice_run
     nbformat.validate(notebook)
     assert [cell.id for cell in notebook.cells] == ["03-00", "03-01", "03-02", "03-03"]
     assert all(re.fullmatch(r"[a-zA-Z0-9-_]{1,64}", cell.id) and cell.metadata == {} for cell in notebook.cells)
-    assert notebook.metadata == book.METADATA
-    assert [cell.execution_count for cell in book.code(notebook)] == [1, 2]
+    assert notebook.metadata == chapters.METADATA
+    assert [cell.execution_count for cell in chapters.code(notebook)] == [1, 2]
     assert not list((root / "notebooks").glob(".*")), "a temporary file was left behind"
 
 
 def test_a_chapter_runs_on_this_python_is_told_its_preset_and_keeps_its_warnings(twice_run):
     _, (text, _) = twice_run
-    first, second = book.code(nbformat.reads(text, as_version=4))
+    first, second = chapters.code(nbformat.reads(text, as_version=4))
     assert [(o.name, o.text) for o in first.outputs] == [
         ("stdout", "preset full to figures/full\n"),
         ("stderr", "a warning\n"),
@@ -128,12 +128,12 @@ def test_a_write_that_is_interrupted_leaves_the_old_notebook(tmp_path, monkeypat
 def test_a_cell_that_is_not_plain_python_is_refused_by_name(tmp_path, line):
     source = write(tmp_path, f"# %%\nx = 1\n\n# %%\n{line}\n")
     with pytest.raises(ValueError, match=r"03_made_up\.py: cell 03-01 is not plain Python"):
-        book.read_source(source)
+        chapters.read_source(source)
     assert len(book.run(tmp_path, "smoke")) == 1, "and running it fails, without a kernel"
 
 
 def test_a_percent_sign_that_continues_an_expression_is_plain_python(tmp_path):
-    book.read_source(write(tmp_path, "# %%\nx = (\n    7\n    % 4\n)\n"))
+    chapters.read_source(write(tmp_path, "# %%\nx = (\n    7\n    % 4\n)\n"))
 
 
 def test_prose_renews_the_words_and_keeps_the_outputs(tmp_path):
@@ -144,7 +144,7 @@ def test_prose_renews_the_words_and_keeps_the_outputs(tmp_path):
     assert book.prose(tmp_path) == []
     notebook = nbformat.read(committed, as_version=4)
     assert notebook.cells[2].source.startswith("Three lines") and notebook.cells[4].source == "One more."
-    assert [cell.outputs[0].text for cell in book.code(notebook)] == ["measured", "measured"]
+    assert [cell.outputs[0].text for cell in chapters.code(notebook)] == ["measured", "measured"]
     assert book.check(tmp_path) == []
 
 
@@ -189,7 +189,7 @@ def test_a_committed_notebook_changed_by_hand_is_noticed(tmp_path, change):
     assert book.check(tmp_path) == []
     notebook = nbformat.read(committed, as_version=4)
     change(notebook)
-    book.save(notebook, committed)
+    chapters.save(notebook, committed)
     assert "03_made_up" in book.check(tmp_path)[0]
 
 

@@ -19,8 +19,9 @@ from lora_from_scratch import (
     print_trainable_parameters,
     trainable_parameters,
 )
-from lora_from_scratch.inject import find_targets, is_adapter
+from lora_from_scratch.inject import is_adapter
 from lora_from_scratch.lab.llama import LlamaConfig, TinyLlama
+from lora_from_scratch.targets import find_targets
 
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 FEWER = max(1, settings.default.max_examples // 3)  # examples of a property whose every example builds a model
@@ -301,7 +302,7 @@ REFUSED = {
     "parametrized": (with_parametrization, "all-linear", "target 1: .*remove_parametrizations"),
     "attention's own": (with_mha, ["out_proj"], r"target attention\.out_proj: nn\.MultiheadAttention reads"),
     "attention's own by all": (with_mha, "all-linear", r"target attention\.out_proj: nn\.MultiheadAttention reads"),
-    "adapted": (lambda: adapted(tiny()), ["q_proj"], r"has adapters already, at model\.layers\.0\.self_attn\.q_proj,"),
+    "adapted": (lambda: adapted(tiny()), ["q_proj"], r"has adapters already, at model\.layers\.0\.self_attn\.q_proj, for one"),
     "adapted elsewhere": (lambda: adapted(tiny(), targets=["q_proj"]), ["v_proj"], "has adapters already"),
     "base of an adapter": (lambda: adapted(tiny(), targets=["q_proj"]), r".*\.base", "has adapters already"),
 }

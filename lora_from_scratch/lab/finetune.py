@@ -13,13 +13,14 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import nn
 
-from lora_from_scratch import inject, lora, rslora
-from lora_from_scratch.inject import AdapterConfig, add_adapters, find_targets, is_adapter
+from lora_from_scratch import inject, lora, rslora, targets
+from lora_from_scratch.inject import AdapterConfig, add_adapters, is_adapter
 from lora_from_scratch.lab import cache, tasks, train
 from lora_from_scratch.lab.presets import Preset
 from lora_from_scratch.lab.pretrain import base_key, pretrained
 from lora_from_scratch.lab.tasks import fixed_windows, task_ids
 from lora_from_scratch.lab.train import Batches, evaluate, fit, threads
+from lora_from_scratch.targets import find_targets
 
 
 def _random_b(layer: nn.Module) -> None:
@@ -72,7 +73,7 @@ def carry_out(run: Run, preset: Preset) -> dict:
         "run": asdict(run),
         "preset": {"steps": preset.steps, "batch": preset.batch, "eval_windows": preset.eval_windows},
         "base": base_key(preset),
-        "code": cache.code_version(lora, rslora, inject, tasks, train, sys.modules[__name__]),
+        "code": cache.code_version(lora, rslora, inject, targets, tasks, train, sys.modules[__name__]),
     }
     return cache.cached("run", key, lambda: fine_tune(run, pretrained(preset), preset))
 

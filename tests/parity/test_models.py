@@ -97,6 +97,16 @@ def test_all_linear_chooses_the_layers_that_peft_chooses(kind):
     assert isinstance(head, nn.Linear) and not any(p.requires_grad for p in head.parameters())
 
 
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_a_head_of_another_name_is_found_as_peft_finds_it(tied):
+    """BERT's head is called decoder: all-linear leaves it out, tied to the embedding or not, as PEFT does."""
+    pair = pair_of("bert", tie_word_embeddings=tied)
+    head, embedding = pair.ours.get_output_embeddings(), pair.ours.get_input_embeddings()
+    assert (head.weight is embedding.weight) == tied
+    assert head is pair.ours.cls.predictions.decoder and type(head) is nn.Linear
+    assert list(adapters_of(pair.ours)) == list(peft_adapters_of(pair.theirs))
+
+
 @every_kind
 def test_counts_are_those_of_peft_and_the_closed_form(kind):
     """(trainable, all) is what PEFT counts, and the trainable ones are the sum of r · (in + out)."""

@@ -22,8 +22,8 @@ from lora_from_scratch import (
     print_trainable_parameters,
     trainable_parameters,
 )
-from lora_from_scratch.inject import find_targets
 from lora_from_scratch.lab.llama import LlamaConfig, TinyLlama
+from lora_from_scratch.targets import find_targets
 
 # float64 rounds by 1e-16; a network of ten layers and a few steps of AdamW grow that to about 1e-14.
 # float32 rounds by 6e-8, grown likewise to about 1e-5 at the most.
@@ -200,9 +200,19 @@ def test_targets_mean_what_they_mean_in_peft(targets):
     assert list(find_targets(model, targets)) == list(peft_adapters_of(theirs)) != []
 
 
-@pytest.mark.parametrize(
-    "targets", [["proj"], ["_proj"], ["attn.q_proj"], "q_proj", r"layers\.0.*_proj", ["Q_proj"]], ids=str
-)
+NO_TARGETS = [
+    ["proj"],
+    ["_proj"],
+    ["attn.q_proj"],
+    "q_proj",
+    r"layers\.0.*_proj",
+    r"lm_hea",
+    r"model.*\.up",
+    ["Q_proj"],
+]
+
+
+@pytest.mark.parametrize("targets", NO_TARGETS, ids=str)
 def test_targets_that_match_nothing_in_peft_match_nothing_here(targets):
     """Part of a name, an expression for part of a name, the wrong case: a ValueError in both."""
     with pytest.raises(ValueError):

@@ -1,0 +1,113 @@
+"""A chapter's source and its committed notebook, kept in step.
+
+A chapter is written by hand in `notebooks/NN_name.py`, plain Python in jupytext's percent format. Beside it lies
+`NN_name.ipynb`: its cells, word for word, and the outputs they gave at preset `full`. Whatever a notebook carries that
+nobody wrote (random cell ids, the name of a kernel, times) is counted up or left out here, so that a second run
+changes only what was measured.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbformat import NotebookNode
+
+from lora_from_scratch.lab.cache import save_atomically
+
+PERCENT = {"extension": ".py", "format_name": "percent", "comment_magics": False}  # False: a comment stays a comment
+METADATA = {"kernelspec": {"name": "python3", "display_name": "Python 3"}, "language_info": {"name": "python"}}
+
+
+def sources(root: Path, number: str | None = None) -> list[Path]:
+    """The chapters in the order they are read, or the one with this number."""
+    found = sorted((root / "notebooks").glob("[0-9][0-9]_*.py"))
+    wanted = [path for path in found if number is None or path.name[:2] == number.zfill(2)]
+    if not wanted:
+        raise SystemExit(f"no chapter {number or ''} in notebooks/; there are: {', '.join(p.stem for p in found)}")
+    return wanted
+
+
+def read_source(path: Path) -> NotebookNode:
+    """The chapter as a notebook that was not run yet: ids counted up, no metadata, nothing but plain Python."""
+    cells = jupytext.read(path, fmt=PERCENT).cells
+    for index, cell in enumerate(cells):
+        cell.id, cell.metadata = f"{path.name[:2]}-{index:02d}", NotebookNode()
+        if not cell.source.strip():
+            raise ValueError(f"{path.name}: cell {cell.id} is empty")
+        try:
+            compile(cell.source if cell.cell_type == "code" else "", path.name, "exec", dont_inherit=True)
+        except SyntaxError as error:  # as a magic gives: a chapter must also run as a script
+            line = (error.text or cell.source).strip()
+            raise ValueError(f"{path.name}: cell {cell.id} is not plain Python: {error.msg}: {line}") from None
+    return nbformat.v4.new_notebook(cells=cells, metadata=METADATA)
+
+
+def code(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def save(notebook: NotebookNode, path: Path) -> None:
+    save_atomically(path, lambda temporary: temporary.write_text(as_text(notebook), encoding="utf-8"))
+
+
+def as_text(notebook: NotebookNode) -> str:
+    return nbformat.writes(notebook) + "\n"
+
+
+def machine_traces(notebook: NotebookNode, root: Path) -> list[str]:
+    """Where outputs name a folder of this machine or an address in its memory: no other machine would give them."""
+    folders = [re.escape(str(folder)) for folder in (root, Path.home()) if folder != Path("/")]
+    pattern = re.compile("|".join([*folders, r"/ipykernel_\d+", r" at 0x[0-9a-f]{6,}"]))
+    return [
+        f"the output of cell {cell.id} holds {trace}, which is of one machine only"
+        for cell in code(notebook)
+        for output in cell.outputs
+        for trace in pattern.findall(output.get("text", "") + str(output.get("data", {}).get("text/plain", "")))
+    ]
+
+
+def renewed(source: Path) -> NotebookNode:
+    """The source with the outputs that its committed notebook holds; ValueError if those are of other code."""
+    path, notebook = source.with_suffix(".ipynb"), read_source(source)
+    old = code(nbformat.read(path, as_version=4)) if path.exists() else []
+    if [cell.source for cell in old] != [cell.source for cell in code(notebook)]:
+        raise ValueError(f"{path.name} was run with other code than {source.name} has: make book N={source.name[:2]}")
+    for count, (cell, before) in enumerate(zip(code(notebook), old, strict=True), start=1):
+        cell.outputs, cell.execution_count = before.outputs, count
+    return notebook
+
+
+def prose(root: Path, number: str | None = None) -> list[str]:
+    """Gives committed notebooks the words of their sources, outputs kept; returns what must be run instead."""
+    stale = []
+    for source in sources(root, number):
+        try:
+            save(renewed(source), source.with_suffix(".ipynb"))
+        except ValueError as error:
+            stale.append(str(error))
+    return stale
+
+
+def check(root: Path) -> list[str]:
+    """All that disagrees between the sources, the committed notebooks and the figures that their results name."""
+    wrong: list[str] = []
+    for source in sources(root):
+        try:
+            notebook = renewed(source)
+        except ValueError as error:
+            wrong.append(str(error))
+            continue
+        if as_text(notebook) != source.with_suffix(".ipynb").read_text(encoding="utf-8"):
+            wrong.append(f"{source.stem}.ipynb has other words than {source.name}: make prose N={source.name[:2]}")
+        wrong += [f"{source.stem}.ipynb: {trace}" for trace in machine_traces(notebook, root)]
+    results = sorted((root / "figures").glob("*/*.json"))
+    for path in [*sorted((root / "notebooks").glob("*.ipynb")), *results]:
+        if not (root / "notebooks" / f"{path.stem}.py").exists():
+            wrong.append(f"{path.relative_to(root)} is of no chapter")
+    named = {path.parent / name for path in results for name in json.loads(path.read_text(encoding="utf-8"))["figures"]}
+    there = set((root / "figures").glob("*/*.png"))
+    wrong += [f"{path.relative_to(root)} is named in results and missing" for path in sorted(named - there)]
+    wrong += [f"{path.relative_to(root)} is named in no results" for path in sorted(there - named)]
+    return wrong
