@@ -68,9 +68,8 @@ def add_adapters(model: nn.Module, config: AdapterConfig) -> nn.Module:
     """
     present = [name for name, module in model.named_modules() if is_adapter(module)]
     if present:
-        raise ValueError(
-            f"the model has adapters already, the first at {present[0] or 'its root'}; merge_adapters first"
-        )
+        first = present[0] or "its root"
+        raise ValueError(f"the model has adapters already, the first at {first}; merge_adapters first")
     targets = find_targets(model, config.targets)
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     scaling = rslora_scaling if config.rslora else lora_scaling

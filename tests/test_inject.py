@@ -302,7 +302,11 @@ REFUSED = {
     "parametrized": (with_parametrization, "all-linear", "target 1: .*remove_parametrizations"),
     "attention's own": (with_mha, ["out_proj"], r"target attention\.out_proj: nn\.MultiheadAttention reads"),
     "attention's own by all": (with_mha, "all-linear", r"target attention\.out_proj: nn\.MultiheadAttention reads"),
-    "adapted": (lambda: adapted(tiny()), ["q_proj"], r"has adapters already, at model\.layers\.0\.self_attn\.q_proj, for one"),
+    "adapted": (
+        lambda: adapted(tiny()),
+        ["q_proj"],
+        r"has adapters already, the first at model\.layers\.0\.self_attn\.q_proj;",
+    ),
     "adapted elsewhere": (lambda: adapted(tiny(), targets=["q_proj"]), ["v_proj"], "has adapters already"),
     "base of an adapter": (lambda: adapted(tiny(), targets=["q_proj"]), r".*\.base", "has adapters already"),
 }
