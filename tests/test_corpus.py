@@ -173,9 +173,6 @@ def test_documents_are_the_topics_and_every_file_s_docstrings(library, monkeypat
     ]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a bug: ast.walk goes level by level, so a method comes after all top-level functions"
-)
 def test_docstrings_come_in_the_order_in_which_they_stand(library):
     """A method's docstring comes before that of a function further down."""
     library("a.py", 'class C:\n    """C."""\n    def g(self):\n        """g."""\ndef f():\n    """f."""\n')

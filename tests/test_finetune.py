@@ -10,7 +10,7 @@ import torch
 from test_tasks import made_up_text, use_made_up_text
 from torch import nn
 
-from lora_from_scratch import AdapterConfig, inject, lora, rslora
+from lora_from_scratch import AdapterConfig, inject, lora, rslora, targets
 from lora_from_scratch.inject import add_adapters, is_adapter
 from lora_from_scratch.lab import corpus, finetune, pretrain, tasks, train
 from lora_from_scratch.lab.finetune import Run, carry_out, fine_tune
@@ -325,7 +325,9 @@ def test_presets_that_decide_the_same_numbers_share_results(runs):
     assert len(runs) == 1
 
 
-@pytest.mark.parametrize("module", [lora, rslora, inject, tasks, train, finetune], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [lora, rslora, inject, targets, tasks, train, finetune], ids=lambda module: module.__name__
+)
 def test_changed_code_carries_a_run_out_anew(runs, monkeypatch, tmp_path, module):
     """A result that older code measured is not used."""
     carry_out(RUN, SMALL)

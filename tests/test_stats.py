@@ -60,7 +60,6 @@ def test_no_values_or_more_than_ten_are_an_error(values):
         interval(values)
 
 
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason="a bug: statistics.stdev cannot take an infinite loss")
 @pytest.mark.parametrize("values", [[1.0, math.inf], [math.inf, math.inf]], ids=str)
 def test_a_diverged_seed_gives_an_infinite_mean_without_an_interval(values):
     """`evaluate` gives inf for a diverged run; the mean is then infinite, the half width NaN, and nothing fails."""

@@ -210,14 +210,10 @@ def test_one_batches_object_gives_the_same_stream_every_time():
 
 
 def test_training_lowers_the_loss():
-    """On eight characters that go round and round, the loss falls from that of guessing, log 128, below that of log 2.
-
-    The model starts at a thirtieth of a nat from guessing, because its logits start near zero.
-    """
+    """On eight characters that go round and round, the loss falls from above log 8, a guess, to below log 2."""
     repeated = Batches(torch.arange(8).repeat(20), batch=8, length=8, seed=0)
     losses = fit(llama(), repeated, steps=60, lr=3e-2)
-    assert losses[0] == pytest.approx(math.log(128), abs=1 / 30)
-    assert losses[-1] < math.log(2)
+    assert losses[-1] < math.log(2) < math.log(8) < losses[0]
 
 
 def test_training_runs_in_train_mode_and_calls_back_after_every_step():

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def build_folder() -> Path:
     """Where caches and uncommitted results go: `build/` beside the package, or what LORA_BUILD names."""
-    return Path(os.environ.get("LORA_BUILD", ROOT / "build"))
+    return Path(os.environ.get("LORA_BUILD", ROOT / "build")).resolve()
 
 
 def code_version(*modules: ModuleType) -> str:
@@ -43,7 +43,7 @@ def cached(kind: str, key: dict, compute: Callable[[], object]) -> object:
     if path.exists():
         try:
             stored = torch.load(path, weights_only=True)  # weights_only: a foreign file cannot run code
-            if stored["key"] == text:
+            if isinstance(stored, dict) and stored.get("key") == text:
                 return stored["value"]
             reason = "holds something else"
         except Exception as error:  # truncated, foreign, unreadable: whatever it is, it is not ours to use

@@ -119,7 +119,8 @@ def _docstrings(path: Path) -> str:
     except (SyntaxError, UnicodeDecodeError):
         return ""  # a few library files are templates or tests of the parser
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    found = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds)]
+    nodes = [node for node in ast.walk(tree) if isinstance(node, kinds)]  # walk goes level by level
+    found = [ast.get_docstring(node) for node in sorted(nodes, key=lambda node: getattr(node, "lineno", 0))]
     return "\n\n".join(inspect.cleandoc(text) for text in found if text)
 
 

@@ -62,8 +62,8 @@ def as_markdown(full: dict[str, dict], gpu: dict[str, dict]) -> str:
             cells = [first["says"], first["source"], first["published"], first["criterion"]]
             for side in sides:
                 claim = side["claims"].get(name, {"shown": "", "verdict": ""})
-                cells += [claim["shown"], f"**{claim['verdict']}**"]
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+                cells += [claim["shown"], f"**{claim['verdict']}**" if claim["verdict"] else ""]
+            lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 

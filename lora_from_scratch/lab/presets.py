@@ -72,7 +72,7 @@ PRESETS = {
         Preset(
             "quick",
             BOOK,
-            pretrain_steps=1400,
+            pretrain_steps=1450,
             pretrain_batch=32,
             steps=200,
             batch=16,
@@ -83,7 +83,7 @@ PRESETS = {
         Preset(
             "full",
             BOOK,
-            pretrain_steps=1400,
+            pretrain_steps=1450,
             pretrain_batch=32,
             steps=200,
             batch=16,

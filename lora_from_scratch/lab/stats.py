@@ -9,14 +9,14 @@ STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """(mean, half width of its 95 % interval) over seeds. One value has no interval: its half width is NaN.
+    """(mean, half width of its 95 % interval) over seeds. The half width is NaN for one value, or an infinite mean.
 
     Raises ValueError for no values, or for more than ten.
     """
     if not 1 <= len(values) <= len(STUDENT_T) + 1:
         raise ValueError(f"{len(values)} values; an interval here takes 1 to {len(STUDENT_T) + 1}")
     mean = statistics.fmean(values)
-    if len(values) == 1:
+    if len(values) == 1 or not math.isfinite(mean):  # a diverged run has an infinite loss
         return mean, math.nan
     return mean, STUDENT_T[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
 
@@ -45,4 +45,4 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _is_number(text: str) -> bool:
-    return text == "" or text[0] in "0123456789-+."
+    return text in ("", "nan", "inf") or text[0] in "0123456789-+."

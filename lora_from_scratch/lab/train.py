@@ -44,6 +44,8 @@ def fit(
     The rate rises over the first 5 % of the steps and falls to zero in a straight line. Raises ValueError if
     nothing is trainable, or if the first step's gradient is zero everywhere: then nothing would ever be learnt.
     """
+    if steps < 1:
+        raise ValueError(f"steps is {steps!r}; training takes at least one")
     parameters = trainable_parameters(model)
     device = parameters[0].device
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from lora_from_scratch.lab import progress
-from lora_from_scratch.lab.cache import ROOT
+from lora_from_scratch.lab.cache import ROOT, build_folder
 from lora_from_scratch.lab.finetune import Run, carry_out
 from lora_from_scratch.lab.presets import Preset
 from lora_from_scratch.lab.pretrain import pretrained
@@ -33,23 +33,34 @@ def carry_out_all(runs: Sequence[Run], preset: Preset, workers: int | None = Non
     with progress.bar(total=len(runs), desc="training runs") as shown:
         if workers == 1:
             for i, run in enumerate(runs):
-                results[i] = carry_out(run, preset)
+                results[i] = _carry_out_here(run, preset)
                 shown.update()
             return results
-        with ThreadPoolExecutor(workers) as pool:
+        pool = ThreadPoolExecutor(workers)
+        try:
             idle = [_worker(i) for i in range(workers)]
             waiting = {pool.submit(_hand_over, idle, run, preset): i for i, run in enumerate(runs)}
             for future in as_completed(waiting):
                 results[waiting[future]] = future.result()
                 shown.update()
+        finally:
+            pool.shutdown(cancel_futures=True)  # after a failure, runs that wait are not begun
     return results
+
+
+def _carry_out_here(run: Run, preset: Preset) -> dict:
+    try:
+        return carry_out(run, preset)
+    except Exception as error:
+        raise RuntimeError(f"{run} failed: {error}") from error
 
 
 @functools.cache
 def _worker(_: int) -> subprocess.Popen:
     """A process that carries out runs until its input ends; kept for the next call, ended with this process."""
-    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": ROOT}
-    process = subprocess.Popen([sys.executable, "-m", "lora_from_scratch.lab.workers"], **options)
+    command = [sys.executable, "-m", "lora_from_scratch.lab.workers"]
+    environment = {**os.environ, "LORA_BUILD": str(build_folder())}  # a relative folder would be another one from ROOT
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env=environment)
     atexit.register(process.kill)
     return process
 
