@@ -318,7 +318,7 @@ for name, targets, rank, printed in documented:
     count = lora_parameters(MODELS[name].shapes(targets), rank)
     letters = "".join(target[0] for target in targets)
     rows.append((f"{name} {letters} r {rank}", count, count, printed, ""))
-hold(claims["peft"], rows)
+missed = hold(claims["peft"], rows)
 
 # %% [markdown]
 # ## LoRA Without Regret, and QLoRA
@@ -471,17 +471,6 @@ print(f"The MLP at the small budget {word} a lower loss than attention with {tim
 
 
 # %%
-def apart(ax, heights, gap=11):
-    """{name: height} -> {name: nudge in points}, so that labels at these heights do not lie on each other."""
-    ax.figure.canvas.draw()  # so that the axes have their final size
-    at = {name: ax.transData.transform((1, y))[1] * 72 / ax.figure.dpi for name, y in heights.items()}
-    nudges, floor = {}, float("-inf")
-    for name in sorted(at, key=at.get):
-        nudges[name] = max(at[name], floor) - at[name]
-        floor = at[name] + nudges[name] + gap
-    return nudges
-
-
 fig, (ax,) = plots.canvas()
 colours = dict(zip(placements, (plots.BLACK, plots.RED, plots.BLUE, plots.ORANGE), strict=True))
 lines = {}
@@ -490,14 +479,12 @@ for place, colour in colours.items():
     means, halves = zip(*(stats.interval(t.values("task_loss")) for t in found), strict=True)
     lines[place] = [t.values("trained")[0] for t in found], means
     plots.band(ax, lines[place][0], means, halves, colour)
-
-# %%
 ticks = list(budgets.values())
 ax.set(xscale="log", xticks=ticks, xticklabels=[f"{n:,}" for n in ticks], xlim=(ticks[0] * 0.8, ticks[1] * 1.5))
 ax.minorticks_off()
 ax.set(xlabel="trained parameters", ylabel="loss on rot13 (nats a character)")
 ax.set_title("Four places for the adapters, at two budgets")
-nudges = apart(ax, {place: means[-1] for place, (_, means) in lines.items()})
+nudges = plots.apart(ax, {place: means[-1] for place, (_, means) in lines.items()})
 edge = max(x[-1] for x, _ in lines.values())  # one column of labels, right of the last point
 for place, (_, means) in lines.items():
     plots.label_end(ax, [edge], means[-1:], place, colours[place], dy=nudges[place])

@@ -52,7 +52,8 @@ def as_markdown(full: dict[str, dict], gpu: dict[str, dict]) -> str:
             p = side["provenance"]
             lines.append(
                 f"Preset `{p['preset']}`, {p['device']}, torch {p['torch']}, Python {p['python']}, "
-                f"seeds {p['seeds']}, text {p['corpus_sha256'][:12]}, {p['seconds']:.0f} s."
+                f"seeds {p['seeds']}, text {p['corpus_sha256'][:12]}, {p['seconds']:.0f} s; "
+                f"its training runs, one after the other, {p['training_seconds']:.0f} s."
             )
         heads = [f"measured (`{side['provenance']['preset']}`) | verdict" for side in sides]
         columns = f"| claim | source | published | criterion | {' | '.join(heads)} |"

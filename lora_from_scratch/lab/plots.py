@@ -41,8 +41,8 @@ STYLE = {
 
 def canvas(columns: int = 1, width: float = 7.0, height: float = 4.0, **options) -> tuple[Figure, list[Axes]]:
     """A figure with `columns` panels side by side, in the book's style. Takes the options of plt.subplots."""
-    with plt.rc_context(STYLE):
-        fig, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained", squeeze=False, **options)
+    plt.rcParams.update(STYLE)
+    fig, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained", squeeze=False, **options)
     return fig, list(axes[0])
 
 
@@ -55,6 +55,17 @@ def rank_colour(rank: int, ranks: list[int]) -> tuple:
 def label_end(ax: Axes, x: np.ndarray, y: np.ndarray, text: str, colour, dy: float = 0.0) -> None:
     """Write a line's name beside its last point."""
     ax.annotate(text, (x[-1], y[-1]), xytext=(5, dy), textcoords="offset points", color=colour, va="center", fontsize=9)
+
+
+def apart(ax: Axes, heights: dict[str, float], gap: float = 11) -> dict[str, float]:
+    """{name: height} -> {name: nudge in points}, so that labels at these heights do not lie on each other."""
+    ax.figure.canvas.draw()  # so that the axes have their final size
+    at = {name: ax.transData.transform((1, y))[1] * 72 / ax.figure.dpi for name, y in heights.items()}
+    nudges, floor = {}, float("-inf")
+    for name in sorted(at, key=at.get):
+        nudges[name] = max(at[name], floor) - at[name]
+        floor = at[name] + nudges[name] + gap
+    return nudges
 
 
 def reference(ax: Axes, value: float, text: str, colour=GREY) -> None:

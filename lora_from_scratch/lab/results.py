@@ -22,6 +22,7 @@ from lora_from_scratch.lab.cache import ROOT, build_folder, save_atomically
 from lora_from_scratch.lab.corpus import corpus_hash
 from lora_from_scratch.lab.presets import Preset
 from lora_from_scratch.lab.sweep import Tuned
+from lora_from_scratch.lab.workers import SECONDS
 
 VERDICTS = ("reproduced", "partly", "not at this scale", "does not add up")
 
@@ -42,15 +43,14 @@ class Claim:
     value: object = None
     verdict: str = ""
 
-    def measure(self, value: object, shown: str) -> str:
-        """Record the measured value (`shown` is how the ledger writes it), print the verdict and give it back."""
+    def measure(self, value: object, shown: str) -> None:
+        """Record the measured value (`shown` is how the ledger writes it), and print the verdict."""
         verdict = self.judge(value)
         verdict = {True: "reproduced", False: "not at this scale"}.get(verdict, verdict)
         if verdict not in VERDICTS:
             raise ValueError(f"the judge gave {verdict!r}; a verdict is one of {', '.join(VERDICTS)}")
         self.value, self.shown, self.verdict = value, shown, verdict
         print(f"{verdict.upper()}: {self.says}\n  published: {self.published}\n  measured:  {shown}")
-        return verdict
 
 
 @dataclass
@@ -147,6 +147,7 @@ class Results:
             "seeds": list(range(1, self.preset.seeds + 1)),
             "corpus_sha256": corpus_hash(),
             "seconds": round(time.perf_counter() - self.started, 1),
+            "training_seconds": round(sum(SECONDS), 1),  # of single runs, one after the other, cached ones included
         }
 
 

@@ -10,7 +10,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from lora_from_scratch.lab import progress
@@ -18,6 +18,8 @@ from lora_from_scratch.lab.cache import ROOT, build_folder
 from lora_from_scratch.lab.finetune import Run, carry_out
 from lora_from_scratch.lab.presets import Preset
 from lora_from_scratch.lab.pretrain import pretrained
+
+SECONDS: list[float] = []  # what each run that this process asked for took, when it was carried out
 
 
 def cores() -> int:
@@ -31,28 +33,30 @@ def carry_out_all(runs: Sequence[Run], preset: Preset, workers: int | None = Non
     workers = workers or preset.workers or cores()
     results: list[dict] = [{}] * len(runs)
     with progress.bar(total=len(runs), desc="training runs") as shown:
-        if workers == 1:
-            for i, run in enumerate(runs):
-                results[i] = _carry_out_here(run, preset)
-                shown.update()
-            return results
-        pool = ThreadPoolExecutor(workers)
-        try:
-            idle = [_worker(i) for i in range(workers)]
-            waiting = {pool.submit(_hand_over, idle, run, preset): i for i, run in enumerate(runs)}
-            for future in as_completed(waiting):
-                results[waiting[future]] = future.result()
-                shown.update()
-        finally:
-            pool.shutdown(cancel_futures=True)  # after a failure, runs that wait are not begun
+        for i, result in _here(runs, preset) if workers == 1 else _in_processes(runs, preset, workers):
+            results[i] = result
+            SECONDS.append(result["seconds"])
+            shown.update()
     return results
 
 
-def _carry_out_here(run: Run, preset: Preset) -> dict:
+def _here(runs: Sequence[Run], preset: Preset) -> Iterator[tuple[int, dict]]:
+    for i, run in enumerate(runs):
+        try:
+            yield i, carry_out(run, preset)
+        except Exception as error:
+            raise RuntimeError(f"{run} failed: {error}") from error
+
+
+def _in_processes(runs: Sequence[Run], preset: Preset, workers: int) -> Iterator[tuple[int, dict]]:
+    pool = ThreadPoolExecutor(workers)
     try:
-        return carry_out(run, preset)
-    except Exception as error:
-        raise RuntimeError(f"{run} failed: {error}") from error
+        idle = [_worker(i) for i in range(workers)]
+        waiting = {pool.submit(_hand_over, idle, run, preset): i for i, run in enumerate(runs)}
+        for future in as_completed(waiting):
+            yield waiting[future], future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # after a failure, runs that wait are not begun
 
 
 @functools.cache
@@ -82,8 +86,10 @@ def _hand_over(idle: list[subprocess.Popen], run: Run, preset: Preset) -> dict:
 
 def _serve() -> None:
     """The worker's side: read (run, preset), answer (error or None, result), until the pipe closes."""
+    import signal
     import traceback
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the caller's; it ends this process
     answers, sys.stdout = sys.stdout.buffer, sys.stderr  # so that a print cannot get between the pickles
     while True:
         try:
