@@ -17,6 +17,7 @@
 
 # %%
 import copy
+import math
 
 import torch
 
@@ -246,6 +247,7 @@ left.legend(loc="lower right")
 left.set_ylim(bottom=max(-0.5, left.get_ylim()[0]))
 right.plot(ranks, list(english.values()), color=plots.RED, marker="o", markersize=4)
 plots.reference(right, measure(base, "text", size)["text_loss"], "the base, uncut", plots.BLACK)
+plots.reference(right, math.log(size.model.vocab_size), "blind guessing")
 right.set(
     xlabel="rank of the weights", ylabel="loss on English (nats a character)", title="The weights themselves, cut"
 )
@@ -308,6 +310,8 @@ for r in trained_ranks:
     difference, half = stats.paired(own, after_cut["rot13"][r])
     rows.append([r, stats.shown(after_cut["rot13"][r]), stats.shown(own), f"{difference:+.3f}", f"{half:.3f}"])
 print(stats.table(["rank", "cut afterwards", "trained at that rank", "difference", "half width"], rows))
+lower = [r for r, _, _, difference, _ in rows if float(difference) < 0]
+print(f"training at the rank ends lower than cutting to it at {len(lower)} of {len(rows)} ranks: {lower}")
 
 # %%
 fig, (ax,) = plots.canvas()

@@ -67,8 +67,8 @@ bottleneck_slower = results.claim(
     says="a bottleneck adapter slows inference at batch 1, and less at a large batch",
     source="2106.09685, table 1 (GPT-2 medium)",
     published="+20.7 % to +30.3 % at batch 1, +2.2 % to +3.0 % at batch 32",
-    criterion="at least 10 % at batch 1, and less than that at the largest batch: reproduced; one of the two: partly",
-    judge=lambda r: "reproduced" if r[0] >= 1.1 > r[1] else "partly" if r[0] >= 1.1 or r[1] < r[0] else False,
+    criterion="at least 10 % at batch 1, and at most half of that at the largest: reproduced; one of the two: partly",
+    judge=lambda more: [False, "partly", "reproduced"][(more[0] >= 0.1) + (more[1] <= more[0] / 2)],
 )
 
 # %% [markdown]
@@ -155,33 +155,51 @@ exact.measure(relative, f"{relative:.1e} of the largest logit in float64")
 # ## A hundred merges and unmerges, in place
 #
 # Now the other way of doing it: add the update to the weight, later subtract it, and so on, as a server might that
-# switches between adapters. In exact arithmetic the weight always comes back. Predict what comes back in each format
-# after a hundred rounds.
+# switches between adapters. In exact arithmetic the weight always comes back. We try it with one adapter, again and
+# again, and with a hundred different ones. (The different ones are the same update with its rows moved along: other
+# matrices of the same size.)
+#
+# Predict for each format: does the weight come back? Is the error after a hundred rounds a hundred times that of the
+# first round, ten times, or the same?
+
 
 # %%
-rows = []
-for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
-    model = copy.deepcopy(base).to(dtype)
-    deltas = {n: m.delta_weight().detach() for n, m in adapted.named_modules() if is_adapter(m)}
-    changed, drift = [], []
+def after_rounds(dtype, rounds, different):
+    """The base in `dtype` after merging and unmerging in place, and how far its weights moved, over their size."""
+    model, moved = copy.deepcopy(base).to(dtype), []
     for name, delta in deltas.items():
         weight = model.get_submodule(name).weight.data
         start = weight.clone()
-        for _ in range(100):
-            weight += delta.to(dtype)  # in place: this is the line that the package does not have
-            weight -= delta.to(dtype)
-        changed.append((weight != start).double().mean().item())
-        drift.append(((weight - start).double().norm() / start.double().norm()).item())
-    loss = measure(model.float(), "text", size)["text_loss"]
-    share, far = statistics.fmean(changed), statistics.fmean(drift)
-    rows.append([str(dtype).removeprefix("torch."), f"{share:.0%}", f"{far:.1e}", f"{loss:.4f}"])
-print(stats.table(["format", "weights that changed", "relative drift", "loss on English"], rows))
-fresh = {}
-for dtype in (torch.bfloat16, torch.float16):
-    fresh[str(dtype)] = measure(copy.deepcopy(base).to(dtype).float(), "text", size)["text_loss"]
-print("for comparison, the base without any merge:", ", ".join(f"{k[6:]} {v:.4f}" for k, v in fresh.items()))
+        for i in range(rounds):
+            update = delta.roll(i, dims=0).to(dtype) if different else delta.to(dtype)
+            weight += update  # in place: this is the line that the package does not have
+            weight -= update
+        moved.append(((weight - start).double().norm() / start.double().norm()).item())
+    return model, statistics.fmean(moved)
+
+
+wide = copy.deepcopy(adapted).double()
+deltas = {name: m.delta_weight().detach() for name, m in wide.named_modules() if is_adapter(m)}
+rows, drift = [], {}
+for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+    name = str(dtype).removeprefix("torch.")
+    start = measure(copy.deepcopy(base).to(dtype).float(), "text", size)["text_loss"]
+    drift[name] = [after_rounds(dtype, n, d)[1] for n, d in ((1, False), (100, False), (100, True))]
+    end = measure(after_rounds(dtype, 100, True)[0].float(), "text", size)["text_loss"]
+    rows.append([name, *(f"{d:.1e}" for d in drift[name]), f"{start:.4f}", f"{end:.4f}"])
+head = ["format", "moved by 1 round", "100, one adapter", "100, different ones", "English before", "after those"]
+print(stats.table(head, rows))
+results.record(drift=drift)
+growth = {name: far[2] / far[0] for name, far in drift.items() if far[0] > 0}
+print("a hundred different adapters against one round:", ", ".join(f"{n} {g:.1f} times" for n, g in growth.items()))
 
 # %% [markdown]
+# One adapter, merged again and again, does no more harm than once: after the first round the weight lies where
+# adding and subtracting *this* update brings it back to itself. Different adapters each round in their own way.
+# Errors that are independent of one another add up like a random walk, as the square root of their number: hold the
+# printed factors against √100 = 10. (float64 starts from weights that came from float32 and end in zeros, so its
+# first round is cheaper.)
+#
 # A weight that is kept untouched cannot drift. That is why `merge()` never writes into the base.
 #
 # ## What a low-precision base loses
@@ -341,8 +359,8 @@ results.record(latency_ratio=ratio, batches=batches)
 no_latency.measure(
     [ratio["merged"][0], ratio["merged"][-1]], f"{ratio['merged'][0]:.2f} and {ratio['merged'][-1]:.2f} of the base"
 )
-ends = [ratio["bottleneck"][0], ratio["bottleneck"][-1]]
-bottleneck_slower.measure(ends, f"{ends[0] - 1:+.0%} at batch 1, {ends[1] - 1:+.0%} at batch {batches[-1]}")
+more = [ratio["bottleneck"][0] - 1, ratio["bottleneck"][-1] - 1]
+bottleneck_slower.measure(more, f"{more[0]:+.0%} at batch 1, {more[1]:+.0%} at batch {batches[-1]}")
 
 # %%
 fig, (ax,) = plots.canvas()

@@ -22,6 +22,7 @@ def content(preset: str = "full", **claims: dict) -> dict:
         "seeds": [1, 2, 3],
         "corpus_sha256": "0123456789abcdef" * 4,
         "seconds": 61.4,
+        "training_seconds": 83.2,
     }
     return {"provenance": provenance, "claims": claims}
 
@@ -125,7 +126,15 @@ def test_line_breaks_in_words_do_not_end_a_row():
 def test_the_provenance_stands_above_each_table():
     """Preset, device, versions, seeds, the text's hash and the seconds of the run are told."""
     text = ledger.as_markdown({"01": content(a=claim())}, {})
-    for words in ("Preset `full`", "torch 2.13.0", "Python 3.12.1", "seeds [1, 2, 3]", "text 0123456789ab,", "61 s"):
+    for words in (
+        "Preset `full`",
+        "torch 2.13.0",
+        "Python 3.12.1",
+        "seeds [1, 2, 3]",
+        "text 0123456789ab,",
+        "61 s",
+        "83 s",
+    ):
         assert words in text
 
 
