@@ -119,9 +119,9 @@ torch.testing.assert_close(B @ A, M_r)
 # translated: the model still predicts the next character, of a transformed text.
 
 # %%
-sample = " ".join(corpus()["held_out"].split())[:70]
+sample = " ".join(corpus()["held_out"].replace("*", "").split())[:70]
 for name, transform in TASKS.items():
-    print(f"{name:9}{transform(sample)}")
+    print(f"{name:10}{transform(sample)}")
 
 # %% [markdown]
 # We train the full weight of every linear layer that an adapter would touch, and leave embeddings, norms and the

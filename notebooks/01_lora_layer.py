@@ -232,7 +232,7 @@ print("eval mode,  B ≠ 0: two calls differ by", (layer(x) - layer(x)).abs().ma
 # here: the embedding, the norms and the output head. (Chapter 00 has the stricter comparison, with full rank in just
 # those layers that LoRA adapts.)
 #
-# One trap spoils most such comparisons: **the learning rate**. LoRA usually wants a much higher one than full
+# One trap spoils most such comparisons: **the learning rate**. LoRA usually wants a higher one than full
 # fine-tuning, so at a shared rate one of the two is handicapped. Here each method tries the same number of rates
 # (0.001, 0.0032, 0.01, 0.032, then around its best), picks its best on one seed, and is measured on other seeds and
 # on other text. At the preset `quick` the rates are those that `full` found, so that you need not wait for the
@@ -370,10 +370,12 @@ path = results.save()
 print("written:", path.name)
 
 # %% [markdown]
-# Two things to keep in mind when you read the second verdict. The paper's rank-1 result is for GPT-3, whose matrices
-# are 12,288 wide, on tasks that are close to what it knew. Here the matrices are 128 wide and the task changes every
-# letter, so each layer has to change a lot, and a single direction a matrix carries less of it. What a rank can hold
-# depends on how much there is to learn.
+# Three things to keep in mind. First, a share of the gain flatters every method: the base begins above blind
+# guessing, and a part of the way down is cheap (chapter 00 prints what letter frequencies alone give). The losses in
+# the table say more than the shares. Second, the paper's rank-1 result is for GPT-3, whose matrices are 12,288 wide,
+# on tasks close to what it knew. Here the matrices are 128 wide and the task changes every letter, so each layer has
+# to change a lot. What a rank can hold depends on how much there is to learn. Third, the intervals are over seeds of
+# the fine-tuning: all runs start from the same pretrained base.
 #
 # ## Exercises
 #
