@@ -185,20 +185,19 @@ except ValueError as error:
 # %% [markdown]
 # ## Rank, alpha and the scaling
 #
-# The factor `s = alpha / r` is there so that you can change the rank without the update changing its size by as
-# much. Does it do so? `B A` is a sum of `r` rank-one matrices. With random entries, a sum of `r` terms grows as
-# `√r`.
+# The factor `s = alpha / r` is meant to keep the size of the update from depending on the rank. Does it? `B A` is a
+# sum of `r` rank-one matrices.
 #
 # Predict: under `s = alpha / r`, does the update of a random `A` and `B` grow, shrink, or stay as the rank grows? By
 # what factor from rank 1 to rank 64? And under `alpha / √r`, which is rsLoRA (chapter 07)?
 
 # %%
-torch.manual_seed(3)
 wide = nn.Linear(256, 256)
 rows = []
 for rank in (1, 4, 16, 64):
     norms = []
     for scaling in (lambda a, r: a / r, rslora_scaling):
+        torch.manual_seed(3)  # the same A and B under both scalings
         layer = LoRALinear(wide, rank, alpha=32, scaling=scaling)
         nn.init.normal_(layer.B)
         norms.append(layer.delta_weight().norm().item())
@@ -206,8 +205,9 @@ for rank in (1, 4, 16, 64):
 print(stats.table(["rank", "alpha / r", "size of the update under alpha/r", "under alpha/sqrt(r)"], rows))
 
 # %% [markdown]
-# For random factors `alpha / r` over-corrects, and the square root keeps the size. Trained factors are not random,
-# so this is a hint and no verdict: what it means for learning is measured in chapter 07.
+# A sum of `r` independent terms grows as `√r`, so for random factors `alpha / r` over-corrects, and `alpha / √r`
+# keeps the size. Trained factors are not random, so this is a hint and no verdict: what it means for learning is
+# measured in chapter 07.
 #
 # ## Dropout, on one path only
 #
@@ -229,8 +229,9 @@ print("eval mode,  B ≠ 0: two calls differ by", (layer(x) - layer(x)).abs().ma
 #
 # Now the real thing: the base model has read English, and must learn rot13. Every linear layer but the output head
 # gets an adapter. We compare full fine-tuning with ranks 1 to 64. Full fine-tuning also trains what has no adapter
-# here: the embedding, the norms and the output head. (Chapter 00 has the stricter comparison, with full rank in just
-# those layers that LoRA adapts.)
+# here: the embedding, the norms and the output head. That favours it, as rot13 is a permutation of letters and the
+# embedding alone can permute. (Chapter 00 has the stricter comparison, with full rank in just those layers that LoRA
+# adapts.)
 #
 # One trap spoils most such comparisons: **the learning rate**. LoRA usually wants a higher one than full
 # fine-tuning, so at a shared rate one of the two is handicapped. Here each method tries the same number of rates
@@ -254,7 +255,8 @@ results.record(before=before)
 
 # %% [markdown]
 # The table gives each method's best learning rate, the number of trained weights, and the loss on held-out rot13 and
-# on held-out English. With more than one seed, `±` is the 95 % interval of the mean.
+# on held-out English. With more than one seed, `±` is the 95 % interval of the mean. (The last column says how much
+# English was forgotten on the way. That is a subject of its own, for a later chapter.)
 
 # %%
 rows = [
@@ -293,7 +295,9 @@ plots.reference(ax, stats.interval(tuned["full"].values("task_loss"))[0], "full 
 ax.set(xscale="log", xticks=ranks, xticklabels=ranks, xlabel="rank", ylabel="loss on rot13 (nats a character)")
 ax.minorticks_off()
 ax.set_title("What each rank reaches, at its own best learning rate")
-results.figure(fig, "ranks", f"The base stands at {before['task_loss']:.2f}, far above the picture; lower is better.")
+results.figure(
+    fig, "ranks", f"The base stands at {before['task_loss']:.2f}, far above the picture; bars are 95 % intervals."
+)
 
 # %% [markdown]
 # ### What the learning rate does
@@ -316,6 +320,10 @@ if all(len(t.tried) > 1 for t in tuned.values()):
     low, high = f"{min(ratios):.1f}", f"{max(ratios):.1f}"
     spread = f"{low} times" if low == high else f"{low} to {high} times"
     results.figure(fig, "rates", f"The best LoRA rates are {spread} full fine-tuning's, {tuned['full'].run.lr:.4f}.")
+    shared = sorted(set.intersection(*(set(t.tried) for t in tuned.values())))
+    for rate in shared:
+        order = sorted(tuned, key=lambda label, rate=rate: tuned[label].tried[rate])
+        print(f"at the shared rate {rate:.4f}, from the lowest loss: {', '.join(order)}")
 else:
     print("this preset takes its rates from the committed results; run the preset full to see the curves")
 
@@ -332,8 +340,9 @@ for label, ms in step_ms.items():
 
 # %% [markdown]
 # For large layers the backward pass of a LoRA step saves one of the three big products: the gradient of `W0` is
-# never formed. In a model this narrow the small products and the bookkeeping of the second path cost about as much
-# as is saved. The benchmark of a layer with `d` = 2048 (`make bench`) shows the other regime.
+# never formed. In a model this narrow the small products and the bookkeeping of the second path can cost as much as
+# that saves, or more where the rank is high. (Runs share the machine with one another, so take a tenth more or less
+# for noise.) The benchmark of a layer with `d` = 2048 (`make bench`) shows the other regime.
 #
 # ### The four starts, trained
 #
@@ -355,10 +364,17 @@ rows = [
 ]
 print(stats.table(["start", "rate", "rot13 after training", "training loss at step 0"], rows))
 difference, half = stats.paired(begun["A zero"].values("task_loss"), begun["B zero"].values("task_loss"))
-clear = "clear of zero" if abs(difference) > half else "not clear of zero" if half == half else "one seed, no interval"
-print(f"A zero minus B zero: {difference:+.3f} nats ({clear}, half width {half:.3f})")
+certain = f"95 % interval ± {half:.3f}" if half == half else "one seed, so no interval"
+print(f"A zero minus B zero: {difference:+.3f} nats ({certain})")
 
 # %% [markdown]
+# Why should it matter which of the two is zero? The starts are not mirror images. Kaiming's rule looks at the number
+# of inputs: `d_in` for `A`, only `r` for `B`. So a random `B` holds numbers `√(d_in / r)` times as large as a random
+# `A`, and everything that is learnt through it moves the output further at the same rate. Hayou et al. (arXiv
+# 2406.08447) compare the two in theory and on large models: `B` zero allows a larger learning rate, and ends better
+# on average. Whether it is the place of the zero or the size of the numbers, our comparison cannot tell. You can:
+# give `A zero` a smaller `B`.
+#
 # ## The verdict
 #
 # Printed from what was measured above:
@@ -395,11 +411,18 @@ def check_forward(forward):
     nn.init.normal_(layer.B)
     x = torch.randn(3, 6, dtype=torch.float64)
     arguments = (layer.base, layer.A, layer.B, layer.alpha, layer.rank)
-    got, old, update = forward(x, *arguments), layer.base(x), layer(x) - layer.base(x)
+    old, update = layer.base(x), layer(x) - layer.base(x)
+    try:
+        got = forward(x, *arguments)
+    except RuntimeError as error:
+        return f"the shapes do not fit: {error}. x has batch dimensions in front: x @ A.T, not A @ x"
     mistakes = {
         "alpha is not divided by the rank": old + layer.rank * update,
+        "alpha is divided by the root of the rank: that is rsLoRA": old + layer.rank**0.5 * update,
         "the scaling is missing": old + update / layer.scaling,
         "the base's output is missing": update,
+        "the base's output is scaled too": layer.scaling * old + update,
+        "the base's bias is missing": old - layer.bias + update,
     }
     if got is None:
         return "replace `return None` by your code and run the cell again"
@@ -464,16 +487,21 @@ def check_first_update(function):
     y.square().sum().backward()
     G = (2 * y).T.detach() @ x  # the gradient a full weight would get
     torch.optim.SGD(layer.parameters(), lr=0.01).step()
-    got = function(0.01, layer.scaling, G, layer.A.detach())
-    if got is None:
-        return "replace `return None` by your code and run the cell again"
-    if torch.allclose(got, layer.delta_weight()):
-        return "right"
-    return (
-        "one scaling is missing: s stands in the gradient of B, and again in ΔW"
-        if torch.allclose(layer.scaling * got, layer.delta_weight())
-        else "not yet: ΔW is s · B A with the new B"
-    )
+    try:
+        got = function(0.01, layer.scaling, G, layer.A.detach())
+        if got is None:
+            return "replace `return None` by your code and run the cell again"
+        right = layer.delta_weight()
+        slips = {
+            "right": right,
+            "one scaling is missing: s stands in the gradient of B, and again in ΔW": right / layer.scaling,
+            "the sign: a step goes against the gradient": -right,
+            "the learning rate is missing": right / 0.01,
+        }
+        found = [words for words, value in slips.items() if torch.allclose(got, value)]
+        return found[0] if found else "not yet: ΔW is s · B A with the new B"
+    except RuntimeError as error:
+        return f"the shapes do not fit ({error}): ΔW is (d_out, d_in), the new B times A"
 
 
 print(check_first_update(my_first_update))
@@ -491,7 +519,9 @@ print(check_first_update(my_first_update))
 # </details>
 #
 # **4. Your own layer.** Put your class into a file and let the book's property tests judge it: `make check
-# LAYER=my_lora.py:MyLoRA`. It tells you in words which property fails, and what usually causes that.
+# LAYER=my_lora.py:MyLoRA`. It tells you in words which property fails, and what usually causes that. `RawLoRA` is a
+# good beginning. It lacks two things that the tests ask for: `A` and `B` should have the dtype of the base's weight,
+# and `merge()` should give back a fresh `nn.Linear` with the weight `W0 + s · B A` and the base's bias (chapter 03).
 #
 # ## The same with PEFT
 #
