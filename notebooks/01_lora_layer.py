@@ -245,6 +245,7 @@ print("eval mode,  B ≠ 0: two calls differ by", (layer(x) - layer(x)).abs().ma
 
 # %%
 before = measure(base, "rot13", size)
+print(f"{size.steps} steps of {size.batch} windows, AdamW, {size.seeds} seeds after tuning; alpha is 32 for every rank")
 print(f"the base model: {before['text_loss']:.2f} nats a character on English, {before['task_loss']:.2f} on rot13")
 
 ranks = [1, 4, 16, 64] if size.name != "smoke" else [1, 4]
@@ -278,13 +279,22 @@ def gain(label):
     return [before["task_loss"] - loss for loss in tuned[label].values("task_loss")]
 
 
-mean_gain = {label: stats.interval(gain(label))[0] for label in tuned}
-best = max(lora, key=mean_gain.get)
-share = mean_gain[best] / mean_gain["full"]
-on_par.measure(share, f"{best} keeps {share:.2%} of full fine-tuning's gain")
+def share_of(label, other):
+    """The gain of one method as a share of another's, seed by seed."""
+    return [own / whole for own, whole in zip(gain(label), gain(other), strict=True)]
+
+
+def percent(shares):
+    mean, half = stats.interval(shares)
+    return f"{mean:.2%}" + (f" ± {half:.2%}" if half == half else "")
+
+
+best = min(lora, key=lambda label: stats.interval(tuned[label].values("task_loss"))[0])
 highest = f"LoRA rank {ranks[-1]}"
-share = mean_gain["LoRA rank 1"] / mean_gain[highest]
-rank_one.measure(share, f"rank 1 keeps {share:.2%} of rank {ranks[-1]}'s gain")
+shares = share_of(best, "full"), share_of("LoRA rank 1", highest)
+on_par.measure(stats.interval(shares[0])[0], f"{best} keeps {percent(shares[0])} of full fine-tuning's gain")
+rank_one.measure(stats.interval(shares[1])[0], f"rank 1 keeps {percent(shares[1])} of rank {ranks[-1]}'s gain")
+
 
 # %%
 fig, (ax,) = plots.canvas()
@@ -339,10 +349,11 @@ for label, ms in step_ms.items():
     print(f"{label:13}{ms:6.0f} ms a step, {ms / step_ms['full']:.2f} of full fine-tuning's")
 
 # %% [markdown]
-# For large layers the backward pass of a LoRA step saves one of the three big products: the gradient of `W0` is
-# never formed. In a model this narrow the small products and the bookkeeping of the second path can cost as much as
-# that saves, or more where the rank is high. (Runs share the machine with one another, so take a tenth more or less
-# for noise.) The benchmark of a layer with `d` = 2048 (`make bench`) shows the other regime.
+# A linear layer's step has three big products: `W0 x`, then the gradient of `x`, then the gradient of `W0`. LoRA
+# spares the last one, and in large layers that shows. In a model this narrow the small products and the bookkeeping
+# of the second path can cost as much as that saves, or more where the rank is high. (Runs share the machine with one
+# another, so take a tenth more or less for noise.) The benchmark of a layer with `d` = 2048 (`make bench`) shows the
+# other regime.
 #
 # ### The four starts, trained
 #
@@ -386,7 +397,7 @@ path = results.save()
 print("written:", path.name)
 
 # %% [markdown]
-# Three things to keep in mind. First, a share of the gain flatters every method: the base begins above blind
+# Three things to keep in mind. First, a share of the gain flatters every method: the base begins worse than blind
 # guessing, and a part of the way down is cheap (chapter 00 prints what letter frequencies alone give). The losses in
 # the table say more than the shares. Second, the paper's rank-1 result is for GPT-3, whose matrices are 12,288 wide,
 # on tasks close to what it knew. Here the matrices are 128 wide and the task changes every letter, so each layer has
@@ -444,8 +455,9 @@ print(check_forward(my_forward))
 #
 # </details>
 #
-# **2. Where to multiply.** The package scales the rank-`r` numbers in the middle (`scaling * z`), not the output.
-# Both give the same. For `d_out` = 4096, rank 16 and 512 tokens, how many multiplications does each way cost?
+# **2. Where to multiply by s.** The package scales the rank-`r` numbers in the middle (`scaling * z`), not the
+# output. Both give the same. For `d_out` = 4096, rank 16 and 512 tokens, how many multiplications by `s` does each
+# way take?
 
 # %%
 my_count = {"on the output": None, "in the middle": None}  # your two numbers here
@@ -456,7 +468,11 @@ def check_count(counts):
         return "fill in both numbers and run the cell again"
     right = {"on the output": 512 * 4096, "in the middle": 512 * 16}
     wrong = [place for place in right if counts[place] != right[place]]
-    return "right" if not wrong else f"not yet, {' and '.join(wrong)}: count one multiplication a number that is scaled"
+    return (
+        "right"
+        if not wrong
+        else f"not yet, {' and '.join(wrong)}: only the multiplications by s count, one for each number that is scaled"
+    )
 
 
 print(check_count(my_count))
