@@ -130,9 +130,11 @@ def test_some_presets_train_one_run_at_a_time_in_this_process(monkeypatch, name)
     """On a GPU, which one run fills, and at smoke, whose runs are over in no time, no worker is started."""
     monkeypatch.setattr(workers, "pretrained", lambda preset: None)
     monkeypatch.setattr(workers, "_worker", lambda i: pytest.fail("a worker was started"))
-    monkeypatch.setattr(workers, "carry_out", lambda run, preset: {"seed": run.seed, "process": os.getpid()})
+    monkeypatch.setattr(
+        workers, "carry_out", lambda run, preset: {"seed": run.seed, "seconds": 1.5, "process": os.getpid()}
+    )
     results = carry_out_all(RUNS, PRESETS[name])
-    assert results == [{"seed": run.seed, "process": os.getpid()} for run in RUNS]
+    assert results == [{"seed": run.seed, "seconds": 1.5, "process": os.getpid()} for run in RUNS]
 
 
 @pytest.mark.parametrize("asked, by_preset, wanted", [(None, None, 3), (None, 2, 2), (4, 2, 4)])
@@ -144,9 +146,11 @@ def test_workers_are_as_many_as_asked_else_as_the_preset_says_else_as_there_are_
     monkeypatch.setattr(workers, "pretrained", lambda preset: None)
     monkeypatch.setattr(workers, "cores", lambda: 3)
     monkeypatch.setattr(workers, "_worker", started.append)
-    monkeypatch.setattr(workers, "_hand_over", lambda idle, run, preset: {"seed": run.seed})
+    monkeypatch.setattr(workers, "_hand_over", lambda idle, run, preset: {"seed": run.seed, "seconds": 1.5})
+    monkeypatch.setattr(workers, "SECONDS", [])
     results = carry_out_all(RUNS, replace(SMALL, workers=by_preset), asked)
-    assert results == [{"seed": run.seed} for run in RUNS]
+    assert results == [{"seed": run.seed, "seconds": 1.5} for run in RUNS]
+    assert workers.SECONDS == [1.5] * len(RUNS)  # what the provenance adds up
     assert started == list(range(wanted))
 
 
