@@ -253,6 +253,11 @@ def cut(matrix, rank):
     return B @ A
 
 
+# %% [markdown]
+# Every change is cut to every rank, and then pretraining's.
+
+
+# %%
 ranks = [r for r in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512) if r <= size.model.hidden_size]
 after_cut = {task: {r: [] for r in ranks} for task in tasks}
 for task in tasks:

@@ -416,6 +416,11 @@ def my_forward(x, base, A, B, alpha, rank):
     return None  # your code here
 
 
+# %% [markdown]
+# The check for it:
+
+
+# %%
 def check_forward(forward):
     torch.manual_seed(5)
     layer = LoRALinear(nn.Linear(6, 6), rank=2, alpha=8).double()
@@ -495,6 +500,11 @@ def my_first_update(lr, s, G, A):
     return None  # your code here
 
 
+# %% [markdown]
+# The check for it:
+
+
+# %%
 def check_first_update(function):
     torch.manual_seed(6)
     layer = LoRALinear(nn.Linear(7, 5), rank=3, alpha=6).double()

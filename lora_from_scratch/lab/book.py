@@ -96,6 +96,7 @@ def ledger(*arguments: str) -> list[str]:
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
+    """The command line above; gives the exit status."""
     parser = argparse.ArgumentParser(prog="python -m lora_from_scratch.lab.book", description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=("run", "prose", "check"))
     parser.add_argument("--preset", choices=PRESETS, help="default: quick, or gpu with CUDA")

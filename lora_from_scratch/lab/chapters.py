@@ -45,14 +45,17 @@ def read_source(path: Path) -> NotebookNode:
 
 
 def code(notebook: NotebookNode) -> list[NotebookNode]:
+    """The code cells of a notebook, in order."""
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def save(notebook: NotebookNode, path: Path) -> None:
+    """Write a notebook, under a temporary name first."""
     save_atomically(path, lambda temporary: temporary.write_text(as_text(notebook), encoding="utf-8"))
 
 
 def as_text(notebook: NotebookNode) -> str:
+    """A notebook as its file holds it."""
     return nbformat.writes(notebook) + "\n"
 
 
