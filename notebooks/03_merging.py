@@ -60,8 +60,8 @@ no_latency = results.claim(
     says="a merged model is as fast as the base",
     source="2106.09685, §4.1 and table 1",
     published="no additional inference latency",
-    criterion="median time of a forward pass within 3 % of the base's, at batch 1 and at the largest batch",
-    judge=lambda ratios: all(abs(ratio - 1) <= 0.03 for ratio in ratios),
+    criterion="median time of a forward pass at most 3 % above the base's, at batch 1 and at the largest batch",
+    judge=lambda ratios: max(ratios) <= 1.03,
 )
 bottleneck_slower = results.claim(
     "bottleneck",
@@ -182,6 +182,11 @@ def after_rounds(dtype, rounds, different):
     return model, statistics.fmean(moved)
 
 
+# %% [markdown]
+# Each format, after one round, after a hundred of one adapter, and after a hundred of different ones:
+
+
+# %%
 wide = copy.deepcopy(adapted).double()
 deltas = {name: m.delta_weight().detach() for name, m in wide.named_modules() if is_adapter(m)}
 rows, drift = [], {}
@@ -235,6 +240,11 @@ def expected(w0, delta, dtype):
     return (gap.norm() / 12**0.5 / delta.norm()).item()
 
 
+# %% [markdown]
+# One layer's update, at many sizes, in three formats. Dots are measured, lines are the rule.
+
+
+# %%
 layer = next(m for m in adapted.modules() if is_adapter(m))
 delta = layer.delta_weight().detach().double()
 own_ratio = (delta.norm() / layer.base.weight.double().norm()).item()
@@ -367,6 +377,11 @@ def medians(models, batch, repeats):
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+# %% [markdown]
+# The table has every model's time over the base's.
+
+
+# %%
 models = {
     "base": base,
     "a copy": copy.deepcopy(base),
@@ -440,6 +455,11 @@ def my_merge_of_two(first, second):
     return None  # your code here
 
 
+# %% [markdown]
+# The check for it:
+
+
+# %%
 def check_merge_of_two(function):
     torch.manual_seed(1)
     linear = nn.Linear(6, 5).double()
