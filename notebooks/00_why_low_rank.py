@@ -177,7 +177,7 @@ print(f"the largest change is in {name}: |ΔW| is {size_of:.2f} of |W0|")
 # same numbers at the same places, each with a random sign. That keeps every entry's size, so that large rows stay
 # large, and destroys how the entries work together.
 #
-# Predict: draw the two curves before you look. Both start at their largest singular value, at the left.
+# Predict: draw the two curves before you look. Each is divided by its own largest value, so both start at 1.
 
 
 # %%
@@ -312,6 +312,12 @@ for name, by_rank in kept.items():
 print(stats.table(["change", "rank for half of the gain", "rank for 90 %"], rows))
 
 # %% [markdown]
+# Three cautions. A first part of each gain is cheap: the table before the spectra lets you work out which share of
+# it somebody would get who knows the letter frequencies alone. The control's embeddings, norms and output head stay
+# as pretraining left them, and there is one pretraining, so it has no interval. And the cut that is closest in norm
+# need not be the best in loss, so a curve may dip. The ranks tried are powers of two, and so is every rank in the
+# table.
+#
 # ## An adapter, extracted
 #
 # A LoRA layer computes `W0 x + s · B A x` with a fixed number `s`, its *scaling*; `B` and `A` together are called an

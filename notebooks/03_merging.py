@@ -204,10 +204,10 @@ print("a hundred different adapters against one round:", ", ".join(f"{n} {g:.1f}
 
 # %% [markdown]
 # One adapter, merged again and again, does no more harm than once: after the first round the weight lies where
-# adding and subtracting *this* update brings it back to itself. Different adapters each round in their own way.
-# Errors that are independent of one another add up like a random walk, as the square root of their number: hold the
-# printed factors against √100 = 10. (float64 starts from weights that came from float32 and end in zeros, so its
-# first round is cheaper.)
+# adding and subtracting *this* update brings it back to itself. A different adapter is rounded differently each
+# time. Errors that are independent of one another add up like a random walk, as the square root of their number:
+# hold the printed factors against √100 = 10. (float64 starts from weights that came from float32 and end in zeros,
+# so its first round is cheaper.)
 #
 # A weight that is kept untouched cannot drift. That is why `merge()` never writes into the base.
 #
@@ -272,13 +272,13 @@ for name, rule in (("measured", lost), ("by the rule", expected)):
 print(f"the trained update of this layer stands at {own_ratio:.2f}")
 
 # %% [markdown]
-# Read the figure from left to right. Where an update vanishes entirely the error is exactly 1, and the line, which
+# Read the figure from left to right. Where an update vanishes entirely the error approaches 1, and the line, which
 # knows nothing of this, overshoots. In the middle the simple rule holds: the loss is the coarseness of the grid
 # divided by the size of the update. On the right, where the update outweighs `W0`, the gap grows with the sum, and
 # the curve levels off.
 #
-# The update trained here is large, because the task changes every letter. Gentle fine-tuning moves the weights by a
-# hundredth or less, further to the left.
+# The update trained here is large, because the task changes every letter. Gentler fine-tuning lies further to the
+# left.
 #
 # **Round once.** In the merge above the product and the sum were wide, and only the result was rounded. Do
 # everything in bfloat16, and the product, the scaling and the sum are each rounded. (A scaling that is a power of
@@ -356,8 +356,8 @@ print(f"LoRA adds {adapter_parameters:,} parameters, the bottleneck (width {widt
 # base should be 1, and what it misses by is the noise of the clock. Predict the ratios, at batch 1 and at the
 # largest batch.
 #
-# One difference from the paper: its batches shrink while its sequences grow shorter too (512, 256, 128 tokens). Ours
-# have the same length throughout.
+# One difference from the paper: with its smaller batches go shorter sequences (512, 256 and 128 tokens). Ours have
+# the same length throughout.
 
 
 # %%
@@ -431,8 +431,10 @@ results.figure(
 
 # %% [markdown]
 # An unmerged adapter is two small products for *every* adapted layer, a bottleneck is two for each half of a block.
-# So at equal parameters the unmerged LoRA does more operations, and each has its fixed cost; in a model as narrow as
-# this one that cost is a large part of the whole. "No latency" is true of LoRA after the merge, and only then.
+# At equal parameters both do the same number of multiplications, but the unmerged LoRA does them in more and thinner
+# products, and in a model as narrow as this one every product has its price. How these prices run with the batch
+# differs from machine to machine; one thread of a CPU cannot show what an idle GPU does at batch 1, which is what
+# the paper measured. So hold the last verdict lightly. "No latency" is true of LoRA after the merge, and only then.
 # Whoever keeps many adapters beside one base, and picks one for each request, cannot merge, and pays.
 #
 # ## The verdict
