@@ -374,6 +374,7 @@ for values, colour, text in (
     plots.band(ax, list(values), means, halves, colour, label=text)
 plots.reference(ax, stats.interval(tuned["rot13"].values("task_loss"))[0], "full rank, uncut", plots.BLACK)
 plots.reference(ax, frequencies_alone("rot13"), "letter frequencies alone")
+ax.margins(y=0.12)
 ax.set(xscale="log", xticks=ranks, xticklabels=ranks, xlabel="rank", ylabel="loss on rot13 (nats a character)")
 ax.minorticks_off()
 ax.legend()

@@ -133,7 +133,8 @@ def test_a_cell_that_is_not_plain_python_is_refused_by_name(tmp_path, line):
 
 
 def test_a_percent_sign_that_continues_an_expression_is_plain_python(tmp_path):
-    chapters.read_source(write(tmp_path, "# %%\nx = (\n    7\n    % 4\n)\n"))
+    notebook = chapters.read_source(write(tmp_path, "# %%\nx = (\n    7\n    % 4\n)\n"))
+    assert [cell.source for cell in notebook.cells] == ["x = (\n    7\n    % 4\n)"]
 
 
 def test_prose_renews_the_words_and_keeps_the_outputs(tmp_path):

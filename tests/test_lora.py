@@ -473,8 +473,8 @@ def test_dropout_must_be_share(dropout):
 )
 @example(rank=1, alpha=1, p=0)
 def test_good_hyperparameters_are_accepted(rank, alpha, p):
-    """Every integer rank from 1, positive finite alpha and dropout in [0, 1) is accepted."""
-    check_hyperparameters(rank, alpha, p)
+    """Every integer rank from 1, positive finite alpha and dropout in [0, 1) is accepted: nothing is raised."""
+    assert check_hyperparameters(rank, alpha, p) is None
 
 
 class Conv1D(nn.Module):
