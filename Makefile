@@ -33,11 +33,11 @@ sync-check: $(VENV)/.installed  ## do sources, committed notebooks, figures and 
 test: $(VENV)/.installed  ## the tests, without the reference libraries
 	@$(PY) -m pytest tests --ignore=tests/parity
 
-parity: $(VENV)/.installed-parity  ## the tests against transformers and PEFT
-	@$(PY) -c "import peft, transformers"
+parity: $(VENV)/.installed-parity  ## the tests against transformers, PEFT and bitsandbytes
+	@$(PY) -c "import bitsandbytes, peft, transformers" 2>/dev/null || { echo "a reference library is missing: rm $(VENV)/.installed-parity and try again" >&2; exit 1; }
 	@$(PY) -m pytest tests/parity
 
-bench: $(VENV)/.installed-parity  ## time and memory, as ratios to PEFT and plain torch
+bench: $(VENV)/.installed-parity  ## time and memory, as ratios to PEFT, bitsandbytes and plain torch
 	@$(PY) -m benchmarks.run
 
 check: $(VENV)/.installed  ## test a LoRA layer of your own: make check LAYER=my_lora.py:MyLoRA
@@ -65,6 +65,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-parity: $(VENV)/.installed
-	@echo "Adding the reference libraries, transformers and PEFT, once. This takes a minute."
+	@echo "Adding the reference libraries, transformers, PEFT and bitsandbytes, once. This takes a minute."
 	@$(PIP_INSTALL) --editable ".[dev,parity]"
 	@touch $@

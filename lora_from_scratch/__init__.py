@@ -1,5 +1,6 @@
 """LoRA and its variants from scratch: the public names, nothing else."""
 
+from lora_from_scratch import nf4
 from lora_from_scratch.inject import (
     AdapterConfig,
     add_adapters,
@@ -9,16 +10,21 @@ from lora_from_scratch.inject import (
     trainable_parameters,
 )
 from lora_from_scratch.lora import LoRALinear, lora_scaling
+from lora_from_scratch.qlora import NF4Linear
+from lora_from_scratch.quantize import quantize_model
 from lora_from_scratch.rslora import rslora_scaling
 
 __all__ = [
     "AdapterConfig",
     "LoRALinear",
+    "NF4Linear",
     "add_adapters",
     "count_parameters",
     "lora_scaling",
     "merge_adapters",
+    "nf4",
     "print_trainable_parameters",
+    "quantize_model",
     "rslora_scaling",
     "trainable_parameters",
 ]

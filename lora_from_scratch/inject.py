@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from lora_from_scratch.lora import LoRALinear, check_hyperparameters, lora_scaling
+from lora_from_scratch.qlora import NF4Linear
 from lora_from_scratch.rslora import rslora_scaling
-from lora_from_scratch.targets import find_targets
+from lora_from_scratch.targets import find_targets, replace_modules
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def add_adapters(model: nn.Module, config: AdapterConfig) -> nn.Module:
             parameter.requires_grad_(flag)
         raise
     model.requires_grad_(False)
-    _replace(model, swap)
+    replace_modules(model, swap)
     return model
 
 
@@ -103,7 +104,7 @@ def merge_adapters(model: nn.Module) -> nn.Module:
             swap[module] = module.merge()
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-    _replace(model, swap)
+    replace_modules(model, swap)
     return model
 
 
@@ -121,9 +122,10 @@ def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """(trainable, all) parameters. A tied parameter counts once."""
+    """(trainable, all) parameters. Tied ones count once; a weight in 4 bits counts as out · in, not as bytes."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)
+    packed = sum(m.out_features * m.in_features for m in model.modules() if isinstance(m, NF4Linear))
+    return sum(n for n, trained in sizes if trained), packed + sum(n for n, _ in sizes)
 
 
 def print_trainable_parameters(model: nn.Module) -> None:
@@ -131,12 +133,3 @@ def print_trainable_parameters(model: nn.Module) -> None:
     trainable, total = count_parameters(model)
     percent = 100 * trainable / total if total else 0.0
     print(f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {percent:.4f}")
-
-
-def _replace(module: nn.Module, swap: dict[nn.Module, nn.Module]) -> None:
-    """Walk down from `module`; wherever a child is a key of `swap`, put its value there instead."""
-    for name, child in list(module._modules.items()):  # not named_children(): it skips a module's second place
-        if child in swap:
-            setattr(module, name, swap[child])
-        elif child is not None:
-            _replace(child, swap)

@@ -2,6 +2,7 @@
 
 The meanings are those of PEFT's `target_modules`, with one difference: what cannot be adapted is an error that names
 the layer, and a name that fits nothing is an error that lists what there is. Nothing is skipped silently.
+`replace_modules` puts what is made of the chosen layers in their places.
 """
 
 import re
@@ -40,8 +41,19 @@ def find_targets(model: nn.Module, targets: str | list[str] | tuple[str, ...]) -
     return found
 
 
+def replace_modules(module: nn.Module, swap: dict[nn.Module, nn.Module]) -> None:
+    """Walk down from `module`; wherever a child is a key of `swap`, put its value there instead."""
+    for name, child in list(module._modules.items()):  # not named_children(): it skips a module's second place
+        if child in swap:
+            setattr(module, name, swap[child])
+        elif child is not None:
+            replace_modules(child, swap)
+
+
 def _is_linear(module: nn.Module) -> bool:
-    linear_like = hasattr(module, "in_features") and hasattr(module, "out_features") and hasattr(module, "weight")
+    # The class is asked first: where `weight` is a property, reading it may decode a whole matrix.
+    has_weight = hasattr(type(module), "weight") or hasattr(module, "weight")
+    linear_like = hasattr(module, "in_features") and hasattr(module, "out_features") and has_weight
     return linear_like or type(module).__name__ == "Conv1D"
 
 
@@ -51,6 +63,8 @@ def _is_output_head(model: nn.Module, name: str, module: nn.Module) -> bool:
         return True
     if hasattr(model, "get_output_embeddings") and model.get_output_embeddings() is module:
         return True
+    if hasattr(type(module), "weight"):
+        return False  # a property, computed anew at every call: no embedding holds that
     return any(module.weight is m.weight for m in model.modules() if isinstance(m, nn.Embedding))
 
 

@@ -1,0 +1,234 @@
+"""NF4, the 4-bit code of QLoRA, with double quantization (arXiv 2305.14314, section 3), in NumPy alone.
+
+    weights ──► blocks of 64 ──► absmax: the largest magnitude of each block, a float32
+                     │                      │
+             x · (1 / absmax)               │   double quantization: minus their mean, then
+             lies in [-1, 1]                │   blocks of 256, an 8-bit code each
+                     │                      │
+             nearest of 16 levels           └──► 8 bits + 32/256 bits a block
+                     │
+             a 4-bit code a weight, two a byte    ──► 4 + 8/64 + 32/(64 · 256) = 4.127 bits a weight
+
+To decode, look the level up and multiply by absmax. The 16 levels are quantiles of a normal distribution, because
+trained weights look normal: each level is then used by a fair share of them. They are derived in `nf4_levels`.
+
+Packed codes and absmax are, bit for bit, those of the authors' library bitsandbytes.
+This file imports nothing of the project: copy it and it runs.
+"""
+
+from dataclasses import dataclass
+from numbers import Integral
+from statistics import NormalDist
+
+import numpy as np
+
+CHUNK = 2**16  # values worked on at once: they and all that is made of them stay in the cache
+SECOND_BLOCK = 256  # absmax values that share one second-level constant
+
+
+def _linspace(first: float, last: float, count: int) -> np.ndarray:
+    """`count` even steps in float32. The step is rounded to float32 and each half counts from its own end.
+
+    That is how the tables were made that every NF4 checkpoint uses; np.linspace differs from them in last bits.
+    """
+    first, last = float(np.float32(first)), float(np.float32(last))
+    step, i = float(np.float32((last - first) / (count - 1))), np.arange(count)
+    return np.where(i < count // 2, first + step * i, last - step * (count - 1 - i)).astype(np.float32)
+
+
+def nf4_levels() -> np.ndarray:
+    """The 16 levels in float32, rising from -1 to 1, derived from the quantiles of a normal distribution.
+
+    Eight positive levels and seven negative ones, each half evenly spaced in probability from 1/2 (left out, it is
+    the zero) to 0.9677083; then an exact zero; then all divided by the largest. The end stands between 1 - 1/30 and
+    1 - 1/32, as an end at 1 would be infinite (arXiv 2305.14314, section 3 and appendix E).
+    """
+    quantile, end = NormalDist().inv_cdf, 0.9677083
+    positive = [quantile(float(p)) for p in _linspace(end, 0.5, 9)[:-1]]
+    negative = [-quantile(float(p)) for p in _linspace(end, 0.5, 8)[:-1]]
+    levels = np.sort(np.array([*positive, 0.0, *negative], np.float32))
+    return levels / levels.max()
+
+
+def dynamic_map() -> np.ndarray:
+    """The 256 values, rising from about -1 to 1 in float32, that an 8-bit second-level code may stand for.
+
+    A tree of ever finer steps at ever larger sizes: for i = 0 … 6, the 2^i means of neighbours in 2^i + 1 even steps
+    from 0.1 to 1, times 10^(i - 6), with both signs; and 0 and 1. (The paper says 8-bit floats here; this is what
+    its released code does.)
+    """
+    values = [np.float32(0), np.float32(1)]
+    for i in range(7):
+        edges = _linspace(0.1, 1, 2**i + 1)
+        means = (edges[:-1] + edges[1:]) / np.float32(2)
+        for sign in (1, -1):
+            values.extend(np.float32(sign * 10.0 ** (i - 6)) * means)
+    return np.sort(np.array(values, np.float32))
+
+
+def _midpoints(levels: np.ndarray) -> np.ndarray:
+    return (levels[:-1] + levels[1:]) / np.float32(2)
+
+
+LEVELS = nf4_levels()  # (16,)
+PAIRS = np.stack((np.repeat(LEVELS, 16), np.tile(LEVELS, 16)), axis=1)  # (256, 2): what a byte decodes to
+ZERO = int(np.searchsorted(LEVELS, 0.0))  # 7, the code of zero
+DYNAMIC_MAP = dynamic_map()  # (256,)
+
+
+@dataclass(frozen=True)
+class NF4Tensor:
+    """A quantized array.
+
+    `packed` holds two codes a byte, the first in the high nibble. `absmax` has one entry a block of `block_size`
+    values: a float32, or, double quantized, an 8-bit code that stands for `dynamic_map()[code] · absmax2 + offset`,
+    with one `absmax2` for every 256 of them. Raises ValueError for parts that don't fit together.
+    """
+
+    packed: np.ndarray
+    absmax: np.ndarray
+    absmax2: np.ndarray | None
+    offset: np.float32 | None
+    block_size: int
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        check_block_size(self.block_size)
+        blocks = -(-self.size // self.block_size)
+        expected = {"packed": (-(-self.size // 2), np.uint8), "absmax": (blocks, np.float32)}
+        if self.absmax2 is not None:
+            expected |= {"absmax": (blocks, np.uint8), "absmax2": (-(-blocks // SECOND_BLOCK), np.float32)}
+        for name, (count, dtype) in expected.items():
+            part = getattr(self, name)
+            if part.shape != (count,) or part.dtype != dtype:
+                raise ValueError(
+                    f"{name} is {part.dtype} of shape {part.shape}; an array of shape {self.shape} in blocks of "
+                    f"{self.block_size} needs {np.dtype(dtype)} of shape ({count},): is it cut off, or another array's?"
+                )
+        if (self.absmax2 is None) != (self.offset is None):
+            raise ValueError("absmax2 and offset come together: give both (double quantization) or neither")
+
+    @property
+    def size(self) -> int:
+        """How many weights there are."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the codes and the constants (not of the tables of levels, which all arrays share)."""
+        second = 0 if self.absmax2 is None else self.absmax2.nbytes + self.offset.nbytes
+        return self.packed.nbytes + self.absmax.nbytes + second
+
+    @property
+    def bits_per_parameter(self) -> float:
+        """Bits a weight, constants included: 4.5 in blocks of 64, or 4.127 double quantized."""
+        return 8 * self.nbytes / self.size
+
+
+def quantize(weight: np.ndarray, block_size: int = 64, double: bool = True) -> NF4Tensor:
+    """Quantize an array of any shape to NF4, in row-major blocks of `block_size` values; the last may be short.
+
+    Args:
+        weight: float16, float32 or float64.
+        block_size: values that share one absmax, a power of two.
+        double: whether the absmax values are quantized too.
+
+    Raises:
+        ValueError: for NaN, infinity (in float32), an empty array, another dtype, or a bad block size.
+    """
+    check_block_size(block_size)
+    _check_weight(weight)
+    flat = weight.reshape(-1) if weight.flags.c_contiguous else weight.flat  # a view: nothing is copied
+    packed = np.empty(-(-weight.size // 2), np.uint8)
+    absmax = np.empty(-(-weight.size // block_size), np.float32)
+    step = max(CHUNK, block_size)
+    for start in range(0, weight.size, step):
+        blocks = _in_blocks(flat[start : start + step], block_size)  # (n, block_size)
+        largest = np.maximum(blocks.max(axis=1), -blocks.min(axis=1))  # (n,)
+        if not np.isfinite(largest).all():
+            raise ValueError("the weight holds NaN or infinity (in float32); a diverged run cannot be quantized")
+        first = start // block_size
+        absmax[first : first + len(largest)] = largest
+        codes = _nearest_level(_scaled(blocks, largest)).reshape(-1, 2)  # (n · block_size / 2, 2)
+        part = packed[start // 2 : (start + step) // 2]
+        part[:] = (codes[:, 0] << 4 | codes[:, 1])[: len(part)]
+    if not double:
+        return NF4Tensor(packed, absmax, None, None, int(block_size), weight.shape)
+    return NF4Tensor(packed, *_quantize_absmax(absmax), int(block_size), weight.shape)
+
+
+def dequantize(q: NF4Tensor) -> np.ndarray:
+    """The array that `q` stands for, in float32: level · absmax."""
+    absmax = decoded_absmax(q)
+    words = PAIRS.view(np.uint64)[:, 0]  # (256,): two float32 levels, moved as one word of 64 bits
+    out = np.empty(len(absmax) * q.block_size, np.float32)  # whole blocks; the last one's padding is cut off below
+    out[q.size :] = 0
+    step = max(CHUNK, q.block_size)
+    for start in range(0, q.size, step):
+        part = q.packed[start // 2 : (start + step) // 2]
+        np.take(words, part, out=out[start:].view(np.uint64)[: len(part)], mode="clip")  # "raise" would copy
+        blocks = out[start : start + step].reshape(-1, q.block_size)
+        first = start // q.block_size
+        blocks *= absmax[first : first + len(blocks), None]
+    return out[: q.size].reshape(q.shape)
+
+
+def decoded_absmax(q: NF4Tensor) -> np.ndarray:
+    """The absmax of each block, in float32, (blocks,)."""
+    if q.absmax2 is None:
+        return q.absmax
+    second = np.repeat(q.absmax2, SECOND_BLOCK)[: len(q.absmax)]
+    return DYNAMIC_MAP[q.absmax] * second + q.offset
+
+
+def check_block_size(block_size: int) -> None:
+    """Raise ValueError unless `block_size` is a power of two from 2 up."""
+    whole = isinstance(block_size, Integral) and not isinstance(block_size, bool)
+    if not whole or block_size < 2 or block_size & (block_size - 1):
+        raise ValueError(f"block_size is {block_size!r}; it must be a power of two, such as 64, and at least 2")
+
+
+def _check_weight(weight: np.ndarray) -> None:
+    if not isinstance(weight, np.ndarray) or weight.dtype not in (np.float16, np.float32, np.float64):
+        kind = getattr(weight, "dtype", type(weight).__name__)
+        raise ValueError(f"the weight is {kind}; give a NumPy array of float16, float32 or float64")
+    if weight.size == 0:
+        raise ValueError(f"the weight has shape {weight.shape} and so no values; there is nothing to quantize")
+
+
+def _in_blocks(values: np.ndarray, block_size: int) -> np.ndarray:
+    """A stretch of values as (n, block_size) in float32, the last row filled up with zeros."""
+    with np.errstate(over="ignore"):  # a float64 too large for float32 becomes infinite, and is refused as such
+        values = np.asarray(values, np.float32)
+    short = -len(values) % block_size
+    return np.pad(values, (0, short)).reshape(-1, block_size) if short else values.reshape(-1, block_size)
+
+
+def _scaled(blocks: np.ndarray, largest: np.ndarray) -> np.ndarray:
+    """blocks / largest, or 0 where largest is 0. By the reciprocal in float32: dividing moves values off a midpoint."""
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        reciprocal = np.where(largest > 0, np.float32(1) / largest, np.float32(0))  # (n,)
+        scaled = blocks * reciprocal[:, None]
+    tiny = np.isinf(reciprocal)  # below 2^-128 the reciprocal overflows; divide
+    if tiny.any():
+        scaled[tiny] = blocks[tiny] / largest[tiny, None]
+    return scaled
+
+
+def _nearest_level(scaled: np.ndarray) -> np.ndarray:
+    """The code of each value: how many midpoints lie below it. On a midpoint the lower level wins."""
+    codes, above = np.zeros(scaled.shape, np.uint8), np.empty(scaled.shape, bool)
+    for midpoint in _midpoints(LEVELS):  # fifteen passes over a chunk in the cache; a binary search is slower
+        np.greater(scaled, midpoint, out=above)
+        codes += above.view(np.uint8)
+    return codes
+
+
+def _quantize_absmax(absmax: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.float32]:
+    """Codes (uint8), the constants of the second level, and the mean that was taken off."""
+    offset = absmax.mean(dtype=np.float32)
+    blocks = _in_blocks(absmax - offset, SECOND_BLOCK)  # (n, 256)
+    largest = np.abs(blocks).max(axis=1)
+    divisor = np.where(largest > 0, largest, np.float32(1))
+    codes = np.searchsorted(_midpoints(DYNAMIC_MAP), blocks / divisor[:, None])
+    return codes.astype(np.uint8).reshape(-1)[: len(absmax)], largest, offset

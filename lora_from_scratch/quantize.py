@@ -1,0 +1,38 @@
+"""A whole model's linear layers in 4 bits: the frozen base of QLoRA (arXiv 2305.14314, section 3).
+
+model = quantize_model(model)                            # the base, smaller
+model = add_adapters(model, AdapterConfig(rank=16))      # what is trained, on top
+"""
+
+from torch import nn
+
+from lora_from_scratch.qlora import NF4Linear
+from lora_from_scratch.targets import find_targets, replace_modules
+
+
+def quantize_model(
+    model: nn.Module,
+    targets: str | list[str] | tuple[str, ...] = "all-linear",
+    block_size: int = 64,
+    double: bool = True,
+) -> nn.Module:
+    """Replace the target layers of `model` by NF4Linear, in place, and return it. If anything is refused, nothing has.
+
+    Args:
+        model: not adapted yet. Embeddings, norms and the output head keep their precision under "all-linear".
+        targets: as in AdapterConfig.
+        block_size, double: as in nf4.quantize.
+
+    Raises:
+        ValueError: for a target that matches nothing, has an adapter, is in 4 bits already, or is no nn.Linear with
+            a finite weight. The message names it.
+    """
+    swap = {}
+    for name, module in find_targets(model, targets).items():
+        if module not in swap:
+            try:
+                swap[module] = NF4Linear.from_linear(module, block_size, double)
+            except ValueError as error:
+                raise ValueError(f"target {name}: {error}") from error
+    replace_modules(model, swap)
+    return model
