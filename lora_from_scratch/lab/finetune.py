@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from lora_from_scratch import inject, lora, rslora, targets
+from lora_from_scratch import inject, lora, nf4, qlora, quantize, rslora, targets
+from lora_from_scratch.analysis import spectra
 from lora_from_scratch.inject import AdapterConfig, add_adapters, is_adapter
-from lora_from_scratch.lab import cache, tasks, train
+from lora_from_scratch.lab import cache, codes, tasks, train
 from lora_from_scratch.lab.presets import Preset
 from lora_from_scratch.lab.pretrain import base_key, pretrained
 from lora_from_scratch.lab.tasks import fixed_windows, task_ids
@@ -38,13 +39,27 @@ STARTS: dict[str, Callable[[nn.Module], object]] = {
     "both random": _random_b,
     "both zero": lambda layer: nn.init.zeros_(layer.A),
 }
+LOFTQ = "what quantization lost"  # the start of LoftQ, which needs the weight as it was
+
+
+@torch.no_grad()
+def start_from_lost(layer: nn.Module, weight: Tensor) -> None:
+    """Let s · B A be the best rank-r part of weight - base (LoftQ's first step, arXiv 2310.08659, algorithm 1)."""
+    B, A = spectra.low_rank_factors(weight - layer.base.weight, layer.rank)
+    layer.A.copy_(A)
+    layer.B.copy_(B / layer.scaling)
+
+
+HERE = sys.modules[__name__]
 
 
 @dataclass(frozen=True)
 class Run:
     """One fine-tuning run. `adapter` None trains the weights themselves; `start` names how A and B begin (STARTS).
 
-    Raises ValueError for an unknown task, scope or start, or a learning rate that is not positive and finite.
+    `base` names what the frozen weights are rounded to first (codes.BASES), None leaves them alone.
+    Raises ValueError for an unknown task, scope, base or start, a rounded base or the start LOFTQ without what it
+    needs, or a learning rate that is not positive and finite.
     """
 
     task: str = "rot13"
@@ -54,6 +69,7 @@ class Run:
     seed: int = 0
     weight_decay: float = 0.0
     start: str = "B zero"
+    base: str | None = None
     keep: bool = False  # whether the result holds the tuned weights
 
     def __post_init__(self) -> None:
@@ -61,8 +77,14 @@ class Run:
             raise ValueError(f"unknown task {self.task!r}; there are {', '.join(tasks.TASKS)}")
         if self.scope not in ("all", "linear"):
             raise ValueError(f"unknown scope {self.scope!r}; there are all, linear")
-        if self.start not in STARTS:
-            raise ValueError(f"unknown start {self.start!r}; there are {', '.join(STARTS)}")
+        if self.start not in (*STARTS, LOFTQ):
+            raise ValueError(f"unknown start {self.start!r}; there are {', '.join((*STARTS, LOFTQ))}")
+        if self.base is not None and self.base not in codes.BASES:
+            raise ValueError(f"unknown base {self.base!r}; there are {', '.join(codes.BASES)}")
+        if self.base is not None and self.adapter is None:
+            raise ValueError(f"base is {self.base!r} without an adapter; rounded weights are frozen, so add one")
+        if self.start == LOFTQ and self.base is None:
+            raise ValueError(f"start is {LOFTQ!r}, but nothing is quantized; give a base")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr is {self.lr!r}; it must be a positive, finite number")
 
@@ -73,7 +95,9 @@ def carry_out(run: Run, preset: Preset) -> dict:
         "run": asdict(run),
         "preset": {"steps": preset.steps, "batch": preset.batch, "eval_windows": preset.eval_windows},
         "base": base_key(preset),
-        "code": cache.code_version(lora, rslora, inject, targets, tasks, train, sys.modules[__name__]),
+        "code": cache.code_version(
+            lora, rslora, nf4, qlora, quantize, inject, targets, codes, spectra, tasks, train, HERE
+        ),
     }
     return cache.cached("run", key, lambda: fine_tune(run, pretrained(preset), preset))
 
@@ -101,11 +125,18 @@ def fine_tune(run: Run, model: nn.Module, preset: Preset) -> dict:
 
 
 def prepare(model: nn.Module, run: Run) -> None:
-    """Make trainable what `run` trains: adapters with their start, the linear layers alone, or everything."""
+    """Round the base, then make trainable what `run` trains: adapters, the linear layers alone, or everything."""
+    before = {}
+    if run.base is not None:
+        before = {n: m.weight.detach().clone() for n, m in find_targets(model, "all-linear").items()}
+        codes.quantize_base(model, run.base)
     if run.adapter is not None:
         add_adapters(model, run.adapter)
-        for layer in filter(is_adapter, model.modules()):
-            STARTS[run.start](layer)
+        for name, layer in [(n, m) for n, m in model.named_modules() if is_adapter(m)]:
+            if run.start == LOFTQ:
+                start_from_lost(layer, before[name])
+            else:
+                STARTS[run.start](layer)
     elif run.scope == "linear":
         model.requires_grad_(False)
         for layer in find_targets(model, "all-linear").values():
