@@ -10,9 +10,10 @@ import torch
 from test_tasks import made_up_text, use_made_up_text
 from torch import nn
 
-from lora_from_scratch import AdapterConfig, inject, lora, rslora, targets
+from lora_from_scratch import AdapterConfig, NF4Linear, inject, lora, nf4, qlora, quantize, rslora, targets
+from lora_from_scratch.analysis import spectra
 from lora_from_scratch.inject import add_adapters, is_adapter
-from lora_from_scratch.lab import corpus, finetune, pretrain, tasks, train
+from lora_from_scratch.lab import codes, corpus, finetune, pretrain, tasks, train
 from lora_from_scratch.lab.finetune import Run, carry_out, fine_tune
 from lora_from_scratch.lab.llama import LlamaConfig
 from lora_from_scratch.lab.presets import Preset
@@ -257,6 +258,7 @@ OTHER_RUNS = {
     "seed": 1,
     "weight_decay": 0.1,
     "start": "both random",
+    "base": "NF4",
     "keep": True,
 }
 OTHER_ADAPTERS = {"alpha": 5, "dropout": 0.1, "targets": ["q_proj"], "rslora": True}
@@ -326,7 +328,9 @@ def test_presets_that_decide_the_same_numbers_share_results(runs):
 
 
 @pytest.mark.parametrize(
-    "module", [lora, rslora, inject, targets, tasks, train, finetune], ids=lambda module: module.__name__
+    "module",
+    [lora, rslora, nf4, qlora, quantize, inject, targets, codes, spectra, tasks, train, finetune],
+    ids=lambda module: module.__name__,
 )
 def test_changed_code_carries_a_run_out_anew(runs, monkeypatch, tmp_path, module):
     """A result that older code measured is not used."""
@@ -336,3 +340,41 @@ def test_changed_code_carries_a_run_out_anew(runs, monkeypatch, tmp_path, module
     monkeypatch.setattr(module, "__file__", str(changed))
     carry_out(RUN, SMALL)
     assert len(runs) == 2
+
+
+@pytest.mark.parametrize("name", codes.BASES)
+def test_a_rounded_base_stays_as_it_is_while_the_adapter_learns(name, monkeypatch):
+    """What lies under the adapters is the pretrained weight as the code leaves it, before and after training."""
+    rounded = codes.quantize_base(base(), name).state_dict()
+    result = tuned(Run(adapter=ADAPTER, base=name, lr=1e-2, keep=True))
+    state = {n.replace(".base.", "."): t for n, t in result["state"].items() if n.rpartition(".")[2] not in ("A", "B")}
+    assert state.keys() == rounded.keys()
+    assert all(torch.equal(state[n], rounded[n]) for n in state)
+    assert any(t.any() for n, t in result["state"].items() if n.endswith(".B"))
+
+
+@pytest.mark.parametrize("name", ["NF4", "NF2"])
+def test_the_start_from_what_was_lost_is_the_best_low_rank_part_of_it(name, monkeypatch):
+    """W - (base + s B A) has just the singular values that follow the r largest of W - base (Eckart and Young)."""
+    run = Run(adapter=ADAPTER, base=name, start=finetune.LOFTQ)
+    adapted = at_start(run, monkeypatch, lambda model: {n: m for n, m in model.named_modules() if is_adapter(m)})
+    for place, layer in adapted.items():
+        weight = base().get_submodule(place).weight.detach()
+        lost = spectra.singular_values(weight - layer.base.weight)
+        left = spectra.singular_values(weight - layer.base.weight - layer.delta_weight())
+        torch.testing.assert_close(left[: len(lost) - 2], lost[2:], rtol=1e-3, atol=1e-6)
+        assert layer.delta_weight().any() and isinstance(layer.base, NF4Linear) == (name == "NF4")
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"base": "NF5", "adapter": ADAPTER}, "NF5"),
+        ({"base": "NF4"}, "add one"),
+        ({"start": finetune.LOFTQ, "adapter": ADAPTER}, "give a base"),
+    ],
+)
+def test_a_run_over_a_rounded_base_that_makes_no_sense_is_refused(fields, word):
+    """An unknown code, rounded weights that would be trained, a start from a loss that there is not."""
+    with pytest.raises(ValueError, match=word):
+        Run(**fields)
