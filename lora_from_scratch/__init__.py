@@ -10,6 +10,7 @@ from lora_from_scratch.inject import (
     trainable_parameters,
 )
 from lora_from_scratch.lora import LoRALinear, lora_scaling
+from lora_from_scratch.paged import PagedAdamW
 from lora_from_scratch.qlora import NF4Linear
 from lora_from_scratch.quantize import quantize_model
 from lora_from_scratch.rslora import rslora_scaling
@@ -18,6 +19,7 @@ __all__ = [
     "AdapterConfig",
     "LoRALinear",
     "NF4Linear",
+    "PagedAdamW",
     "add_adapters",
     "count_parameters",
     "lora_scaling",

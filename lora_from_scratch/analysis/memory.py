@@ -1,0 +1,180 @@
+"""How many bytes a training step of a Llama holds, in closed form, by part.
+
+    weights       (base + adapters) · w              in 4 bits (arXiv 2305.14314, section 3): half a byte a weight
+    constants     4 bytes for 64 weights in 4 bits   double quantized: 1 byte, and 4 for 256 such blocks
+    gradients     trained · g
+    optimizer     trained · (master + states · b)    AdamW keeps two states a number, Lion one, SGD none
+    activations   batch · length · (a sum over the layers): what forward keeps for backward
+
+Only the last depends on the batch, and hardly on what is trained: a gradient passes through every layer on its way to
+the adapters. So LoRA shrinks gradients and optimizer, QLoRA the weights besides; checkpointing shrinks activations
+(arXiv 1604.06174): it keeps the input of each block, and runs the block again in backward.
+
+Activations are those of lab/llama.py, each storage once; its attention keeps no T × T matrix (arXiv 2205.14135).
+Neither the batch nor what lives for a moment is counted: a card needs more. This file imports nothing of the project.
+"""
+
+from collections import namedtuple
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from numbers import Integral
+
+STATES = {"adamw": 2, "lion": 1, "sgd": 0}  # numbers that an optimizer keeps for each that it trains
+ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
+_Sizes = namedtuple("_Sizes", "layers width mlp vocabulary heads kv tied")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Bytes a number: weights and activations, gradients, a second copy of what is trained (or 0), optimizer state."""
+
+    weight: int = 4
+    gradient: int = 4
+    master: int = 0
+    state: int = 4
+
+    def trained(self, optimizer: str = "adamw") -> int:
+        """Bytes a trained number, without activations. Raises ValueError for an unknown optimizer."""
+        if optimizer not in STATES:
+            raise ValueError(f"optimizer is {optimizer!r}; it must be one of {', '.join(STATES)}")
+        return self.weight + self.gradient + self.master + STATES[optimizer] * self.state
+
+
+FLOAT32 = Precision()  # with AdamW 16 bytes a trained number
+BFLOAT16 = Precision(2, 2, 0, 2)  # 8: model.bfloat16(), for which torch keeps the state in bfloat16 too
+STATE32 = Precision(2, 2, 0, 4)  # 12: the state in float32, as arXiv 2305.14314 counts
+MIXED = Precision(2, 2, 4, 4)  # 16: and a copy of the weights in float32 (arXiv 1710.03740, section 3.1)
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Bytes by part. print() shows them as a table."""
+
+    weights: int
+    constants: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """The sum of the parts."""
+        return sum(asdict(self).values())
+
+    def __str__(self) -> str:
+        rows = asdict(self) | {"total": self.total}
+        return "\n".join(f"{part:12}{n:20,} bytes{n / self.total:8.1%}" for part, n in rows.items())
+
+
+def training_bytes(
+    model_or_shape: object,
+    method: str,
+    batch: int,
+    length: int,
+    rank: int = 16,
+    targets: str | Iterable[str] = "all-linear",
+    precision: Precision = FLOAT32,
+    optimizer: str = "adamw",
+    checkpoint: bool = False,
+    block_size: int = 64,
+    double: bool = True,
+) -> Bytes:
+    """The bytes of a training step, from the sizes of the model alone.
+
+    Args:
+        model_or_shape: a model whose `config` names its sizes as `transformers` does; such a config; or sizes as
+            analysis.counting.Transformer names them, where a head is taken to be 128 wide.
+        method: "full" trains every weight, "lora" adapters on a frozen base, "qlora" adapters on a base whose linear
+            layers but the head, whatever the targets, are in NF4, in blocks of `block_size`, `double` quantized.
+        batch, length: sequences in a step, and positions in a sequence.
+        rank, targets: of the adapters; "all-linear" (all but the head), or a list of the layers' last names.
+        precision, optimizer: bytes a number; "adamw", "lion" or "sgd". checkpoint: blocks run again in backward.
+
+    Raises ValueError for sizes that it cannot read, and for an argument out of range.
+    """
+    if method not in ("full", "lora", "qlora"):
+        raise ValueError(f"method is {method!r}; it must be full, lora or qlora")
+    if not isinstance(precision, Precision):
+        raise ValueError(f"precision is {precision!r}; give a Precision, such as FLOAT32 or MIXED")
+    _check_counts(batch=batch, length=length, rank=rank, block_size=block_size)
+    m, w = _sizes(model_or_shape), precision.weight
+    shapes = _shapes(m)
+    rank, names = (0, set(shapes)) if method == "full" else (rank, _names(targets))
+    adapters = sum(rank * sum(shapes[n]) * (1 if n == "lm_head" else m.layers) for n in names)
+    linear = m.layers * sum(shapes[n][0] * shapes[n][1] for n in ATTENTION + MLP)
+    other = (2 * m.layers + 1) * m.width + (1 if m.tied else 2) * m.vocabulary * m.width  # norms, embedding, head
+    trained = adapters or linear + other
+    packed, constants = _nf4_bytes(m, block_size, double) if method == "qlora" else (linear * w, 0)
+    return Bytes(
+        weights=packed + (other + adapters) * w,
+        constants=constants,
+        gradients=trained * precision.gradient,
+        optimizer=trained * (precision.trained(optimizer) - w - precision.gradient),
+        activations=_activations(m, w, batch * length, length, names, rank, checkpoint),
+    )
+
+
+def _sizes(source: object) -> _Sizes:
+    config = getattr(source, "config", source)
+    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")
+    names = names if hasattr(config, "hidden_size") else ("layers", "width", "mlp", "vocabulary")
+    L, C, M, V = (getattr(config, name, None) for name in names)
+    _check_counts(f" of {type(source).__name__}", **dict(zip(names, (L, C, M, V), strict=True)))
+    H = getattr(config, "num_attention_heads", None) or max(1, C // 128)
+    kv = getattr(config, "kv", None) or C // H * (getattr(config, "num_key_value_heads", None) or H)
+    return _Sizes(L, C, M, V, H, kv, getattr(config, "tied", False) or getattr(config, "tie_word_embeddings", False))
+
+
+def _shapes(m: _Sizes) -> dict[str, tuple[int, int]]:
+    C, M = m.width, m.mlp
+    sizes = ((C, C), (m.kv, C), (m.kv, C), (C, C), (M, C), (M, C), (C, M), (m.vocabulary, C))  # (out, in)
+    return dict(zip((*ATTENTION, *MLP, "lm_head"), sizes, strict=True))
+
+
+def _nf4_bytes(m: _Sizes, block_size: int, double: bool) -> tuple[int, int]:
+    """Bytes of codes and of constants, each matrix quantized by itself."""
+    counts = [d_out * d_in for name, (d_out, d_in) in _shapes(m).items() if name != "lm_head"]
+    blocks = [-(-n // block_size) for n in counts]
+    constants = sum(b + 4 * -(-b // 256) + 4 for b in blocks) if double else 4 * sum(blocks)  # + 4: their mean
+    return m.layers * sum(-(-n // 2) for n in counts), m.layers * constants
+
+
+def _activations(m: _Sizes, s: int, tokens: int, length: int, trained: set, rank: int, checkpoint: bool) -> int:
+    """What forward keeps for backward; with `checkpoint`, the most there is at a time. rank 0: all weights trained."""
+    norm = max(4, s) * (m.width + 1) + m.width * s * (rank == 0)  # x and 1 / rms in float32; x / rms for the weight
+    into = rank == 0  # whether a gradient flows on into the input of the first block, then of the last
+    first, flows = last, _ = _block(m, s, trained, rank, norm, into)
+    last, into = (_block(m, s, trained, rank, norm, flows)[0], flows) if m.layers > 1 else (last, into)
+    head = norm * flows + (m.width + rank) * s * ("lm_head" in trained) + 4 * m.vocabulary  # float32 log-probabilities
+    a_token = first + (m.layers - 1) * last + head
+    if checkpoint:  # all inputs, and the head or the last block; in float32 its norm keeps its input itself
+        a_token = m.layers * m.width * s + max(head, last - m.width * s * (s >= 4 and into))
+    turned = checkpoint or into or bool(trained & {"q_proj", "k_proj"})
+    return tokens * a_token + 2 * length * m.width // m.heads * s * turned + 4  # cos and sin; one number of the loss
+
+
+def _block(m: _Sizes, s: int, trained: set, rank: int, norm: int, flows: bool) -> tuple[int, bool]:
+    """Bytes a token that a block keeps; whether its output needs a gradient, as its input does if `flows`."""
+    C, M = m.width, m.mlp
+    qkv, gate_up = bool(trained & {"q_proj", "k_proj", "v_proj"}), bool(trained & {"gate_proj", "up_proj"})
+    attention = flows or qkv
+    middle = attention or "o_proj" in trained
+    gate, up, down = middle or "gate_proj" in trained, middle or "up_proj" in trained, "down_proj" in trained
+    kept = norm * flows + C * s * qkv  # what q, k and v read is one tensor
+    kept += (4 * C * s + max(4, s) * m.heads) * attention  # q, k, v, the result; log of the softmax's sum
+    kept += C * s * (middle and not attention) + norm * middle + C * s * gate_up  # o reads that result, if kept
+    kept += 2 * M * s * gate + M * s * up + M * s * down  # gate, up; silu(gate); silu(gate) · up
+    return kept + rank * s * len(trained - {"lm_head"}), middle or gate_up or down  # s · A x of each adapter
+
+
+def _names(targets: str | Iterable[str]) -> set[str]:
+    known, names = (*ATTENTION, *MLP, "lm_head"), ATTENTION + MLP if targets == "all-linear" else targets
+    if isinstance(names, str) or not isinstance(names, Iterable) or not (found := set(names)) or found - set(known):
+        raise ValueError(f'targets is {targets!r}; give "all-linear", or a list of names from {", ".join(known)}')
+    return found
+
+
+def _check_counts(of: str = "", **values: object) -> None:
+    for name, value in values.items():
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name}{of} is {value!r}; it must be an integer of at least 1")
