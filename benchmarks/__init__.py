@@ -1,1 +1,1 @@
-"""Time and memory as ratios to PEFT, transformers and plain torch: `python -m benchmarks.run`, or `make bench`."""
+"""Time and memory as ratios to the reference libraries and plain torch: `python -m benchmarks.run`, or `make bench`."""

@@ -13,7 +13,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every model here is built from a
 
 import torch  # noqa: E402
 
-from benchmarks import steps  # noqa: E402
+from benchmarks import quantization, steps  # noqa: E402
 from benchmarks.timing import Row, fastest_of_each  # noqa: E402
 
 
@@ -33,6 +33,22 @@ def measure() -> list[Row]:
     kept = (steps.saved_bytes(layer[name]()) for name in ("ours", "PEFT"))
     rows.append(Row("LoRA layer, kept for backward: PEFT", *kept, 1.0, "bytes"))
     rows.append(timed("tiny Llama, full step: transformers", *steps.llama_steps(), 1.05))
+    return rows + measure_quantization()
+
+
+def measure_quantization() -> list[Row]:
+    """The rows of NF4 and QLoRA."""
+    ours, theirs = quantization.ours_qlora_layer(), quantization.peft_qlora_layer()
+    kept = (steps.saved_bytes(layer) for layer in (ours, steps.ours_layer()))
+    both = (steps.layer_step(layer) for layer in (ours, theirs))
+    size = f"{quantization.SIDE} × {quantization.SIDE}"
+    rows = [
+        timed(f"NF4 quantize {size}: bitsandbytes", *quantization.quantize_steps(), 0.25, repetitions=10),
+        timed(f"NF4 decode {size}: bitsandbytes", *quantization.decode_steps(), 1.0),
+        Row("NF4 quantize, peak extra memory: its input", *quantization.quantize_bytes(), 0.25, "bytes"),
+        timed("QLoRA step, layer inside a network: bitsandbytes under PEFT", *both, 1.15),
+        Row("QLoRA layer, kept for backward: LoRA", *kept, 1.0, "bytes"),
+    ]
     return rows
 
 

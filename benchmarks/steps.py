@@ -73,14 +73,14 @@ def layer_step(layer: nn.Module, inside: bool = True) -> Step:
 
 
 def saved_bytes(layer: nn.Module) -> int:
-    """Bytes that one forward of the layer keeps for backward: every storage once, the parameters not counted."""
+    """Bytes that one forward of the layer keeps for backward: every storage once, but not those it always has."""
     x = torch.randn(TOKENS, WIDTH).requires_grad_()
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in layer.parameters()}
+    own = {t.untyped_storage().data_ptr() for t in (*layer.parameters(), *layer.buffers())}
     seen = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
+        if storage.data_ptr() not in own:
             seen[storage.data_ptr()] = storage  # held, so that its address is not given to another one
         return tensor
 

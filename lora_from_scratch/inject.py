@@ -9,7 +9,6 @@ back under the same name. Nothing else of the model changes.
     model = merge_adapters(model)
 """
 
-import re
 from dataclasses import dataclass
 
 from torch import nn
@@ -17,7 +16,7 @@ from torch import nn
 from lora_from_scratch.lora import LoRALinear, check_hyperparameters, lora_scaling
 from lora_from_scratch.qlora import NF4Linear
 from lora_from_scratch.rslora import rslora_scaling
-from lora_from_scratch.targets import find_targets, replace_modules
+from lora_from_scratch.targets import check_targets, find_targets, replace_modules
 
 
 @dataclass(frozen=True)
@@ -47,14 +46,7 @@ class AdapterConfig:
         check_hyperparameters(self.rank, self.alpha, self.dropout)
         if self.dora:
             raise ValueError("dora is True, but this version has no DoRA layer yet; leave it False")
-        names = [self.targets] if isinstance(self.targets, str) else self.targets
-        if not isinstance(names, (list, tuple)) or not names or not all(isinstance(n, str) and n for n in names):
-            raise ValueError(f'targets is {self.targets!r}; give "all-linear", a list of names, or an expression')
-        if isinstance(self.targets, str):
-            try:
-                re.compile(self.targets)
-            except re.error as error:
-                raise ValueError(f"targets is {self.targets!r}, which is no regular expression: {error}") from error
+        check_targets(self.targets)
 
 
 def add_adapters(model: nn.Module, config: AdapterConfig) -> nn.Module:

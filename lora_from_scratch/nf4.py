@@ -16,6 +16,7 @@ Packed codes and absmax are, bit for bit, those of the authors' library bitsandb
 This file imports nothing of the project: copy it and it runs.
 """
 
+import math
 from dataclasses import dataclass
 from numbers import Integral
 from statistics import NormalDist
@@ -34,6 +35,10 @@ def _linspace(first: float, last: float, count: int) -> np.ndarray:
     first, last = float(np.float32(first)), float(np.float32(last))
     step, i = float(np.float32((last - first) / (count - 1))), np.arange(count)
     return np.where(i < count // 2, first + step * i, last - step * (count - 1 - i)).astype(np.float32)
+
+
+def _midpoints(values: np.ndarray) -> np.ndarray:
+    return (values[:-1] + values[1:]) / np.float32(2)
 
 
 def nf4_levels() -> np.ndarray:
@@ -57,17 +62,9 @@ def dynamic_map() -> np.ndarray:
     from 0.1 to 1, times 10^(i - 6), with both signs; and 0 and 1. (The paper says 8-bit floats here; this is what
     its released code does.)
     """
-    values = [np.float32(0), np.float32(1)]
-    for i in range(7):
-        edges = _linspace(0.1, 1, 2**i + 1)
-        means = (edges[:-1] + edges[1:]) / np.float32(2)
-        for sign in (1, -1):
-            values.extend(np.float32(sign * 10.0 ** (i - 6)) * means)
-    return np.sort(np.array(values, np.float32))
-
-
-def _midpoints(levels: np.ndarray) -> np.ndarray:
-    return (levels[:-1] + levels[1:]) / np.float32(2)
+    positive = [np.float32(10.0 ** (i - 6)) * _midpoints(_linspace(0.1, 1, 2**i + 1)) for i in range(7)]
+    sizes = np.concatenate(positive)  # (127,)
+    return np.sort(np.concatenate((-sizes, sizes, np.array([0, 1], np.float32))))
 
 
 LEVELS = nf4_levels()  # (16,)
@@ -100,9 +97,10 @@ class NF4Tensor:
             expected |= {"absmax": (blocks, np.uint8), "absmax2": (-(-blocks // SECOND_BLOCK), np.float32)}
         for name, (count, dtype) in expected.items():
             part = getattr(self, name)
-            if part.shape != (count,) or part.dtype != dtype:
+            kind, shape = getattr(part, "dtype", type(part).__name__), getattr(part, "shape", None)
+            if shape != (count,) or kind != dtype:
                 raise ValueError(
-                    f"{name} is {part.dtype} of shape {part.shape}; an array of shape {self.shape} in blocks of "
+                    f"{name} is {kind} of shape {shape}; an array of shape {self.shape} in blocks of "
                     f"{self.block_size} needs {np.dtype(dtype)} of shape ({count},): is it cut off, or another array's?"
                 )
         if (self.absmax2 is None) != (self.offset is None):
@@ -111,7 +109,7 @@ class NF4Tensor:
     @property
     def size(self) -> int:
         """How many weights there are."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -144,7 +142,7 @@ def quantize(weight: np.ndarray, block_size: int = 64, double: bool = True) -> N
     step = max(CHUNK, block_size)
     for start in range(0, weight.size, step):
         blocks = _in_blocks(flat[start : start + step], block_size)  # (n, block_size)
-        largest = np.maximum(blocks.max(axis=1), -blocks.min(axis=1))  # (n,)
+        largest = np.maximum(blocks.max(axis=1), -blocks.min(axis=1)) + 0.0  # (n,); adding 0 makes -0.0 of zeros 0.0
         if not np.isfinite(largest).all():
             raise ValueError("the weight holds NaN or infinity (in float32); a diverged run cannot be quantized")
         first = start // block_size
@@ -152,9 +150,8 @@ def quantize(weight: np.ndarray, block_size: int = 64, double: bool = True) -> N
         codes = _nearest_level(_scaled(blocks, largest)).reshape(-1, 2)  # (n · block_size / 2, 2)
         part = packed[start // 2 : (start + step) // 2]
         part[:] = (codes[:, 0] << 4 | codes[:, 1])[: len(part)]
-    if not double:
-        return NF4Tensor(packed, absmax, None, None, int(block_size), weight.shape)
-    return NF4Tensor(packed, *_quantize_absmax(absmax), int(block_size), weight.shape)
+    constants = _quantize_absmax(absmax) if double else (absmax, None, None)
+    return NF4Tensor(packed, *constants, int(block_size), weight.shape)
 
 
 def dequantize(q: NF4Tensor) -> np.ndarray:
@@ -183,8 +180,7 @@ def decoded_absmax(q: NF4Tensor) -> np.ndarray:
 
 def check_block_size(block_size: int) -> None:
     """Raise ValueError unless `block_size` is a power of two from 2 up."""
-    whole = isinstance(block_size, Integral) and not isinstance(block_size, bool)
-    if not whole or block_size < 2 or block_size & (block_size - 1):
+    if not isinstance(block_size, Integral) or block_size < 2 or block_size & (block_size - 1):
         raise ValueError(f"block_size is {block_size!r}; it must be a power of two, such as 64, and at least 2")
 
 
@@ -206,12 +202,10 @@ def _in_blocks(values: np.ndarray, block_size: int) -> np.ndarray:
 
 def _scaled(blocks: np.ndarray, largest: np.ndarray) -> np.ndarray:
     """blocks / largest, or 0 where largest is 0. By the reciprocal in float32: dividing moves values off a midpoint."""
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        reciprocal = np.where(largest > 0, np.float32(1) / largest, np.float32(0))  # (n,)
-        scaled = blocks * reciprocal[:, None]
-    tiny = np.isinf(reciprocal)  # below 2^-128 the reciprocal overflows; divide
+    tiny = largest <= 2.0**-128  # the reciprocal would overflow: these rows are divided after all
+    scaled = blocks * (np.float32(1) / np.where(tiny, np.float32(1), largest))[:, None]  # (n, block_size)
     if tiny.any():
-        scaled[tiny] = blocks[tiny] / largest[tiny, None]
+        scaled[tiny] = blocks[tiny] / np.maximum(largest[tiny], np.float32(2.0**-149))[:, None]
     return scaled
 
 
@@ -226,9 +220,9 @@ def _nearest_level(scaled: np.ndarray) -> np.ndarray:
 
 def _quantize_absmax(absmax: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.float32]:
     """Codes (uint8), the constants of the second level, and the mean that was taken off."""
-    offset = absmax.mean(dtype=np.float32)
+    offset = np.float32(absmax.mean(dtype=np.float64))  # a sum in float32 could overflow
     blocks = _in_blocks(absmax - offset, SECOND_BLOCK)  # (n, 256)
-    largest = np.abs(blocks).max(axis=1)
-    divisor = np.where(largest > 0, largest, np.float32(1))
-    codes = np.searchsorted(_midpoints(DYNAMIC_MAP), blocks / divisor[:, None])
+    largest = np.abs(blocks).max(axis=1)  # (n,)
+    ratios = blocks / np.where(largest > 0, largest, np.float32(1))[:, None]
+    codes = np.searchsorted(_midpoints(DYNAMIC_MAP), ratios)  # on a midpoint the lower
     return codes.astype(np.uint8).reshape(-1)[: len(absmax)], largest, offset

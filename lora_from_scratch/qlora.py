@@ -20,7 +20,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from lora_from_scratch import nf4
 
@@ -70,14 +69,14 @@ class FrozenProduct(torch.autograd.Function):
         return columns[0] if len(columns) == 1 else torch.cat(columns, dim=-1)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        parts = ctx.saved_tensors  # read once: under gradient checkpointing that is all one may
         layout, dtype = ctx.layout, torch.promote_types(ctx.dtype, grad.dtype)
         flat = grad.reshape(-1, layout[0]).to(dtype)  # (N, d_out)
         total = flat.new_zeros(len(flat), layout[1])  # (N, d_in)
         for first, last in row_slices(layout):
-            total.addmm_(flat[:, first:last], decode_rows(ctx.saved_tensors, layout, first, last).to(dtype))
-        unsaved = [None] * (2 + len(ctx.saved_tensors))
+            total.addmm_(flat[:, first:last], decode_rows(parts, layout, first, last).to(dtype))
+        unsaved = [None] * (2 + len(parts))
         return total.view(*grad.shape[:-1], layout[1]).to(ctx.x_dtype), *unsaved
 
 
@@ -184,6 +183,9 @@ class NF4Linear(nn.Module):
     def _load_from_state_dict(self, state, prefix, metadata, strict, missing, unexpected, errors) -> None:
         """Take all parts or none: a part that is missing, or of another layer's shape or dtype, is an error."""
         own = {n: t for n, t in (*self._buffers.items(), ("bias", self.bias)) if t is not None and n != "like"}
+        errors_before = len(errors)
+        if self.bias is None and prefix + "bias" in state:
+            errors.append(f"{prefix}bias is given, and this layer has none")
         for name, part in own.items():
             given = state.get(prefix + name)
             if given is None:
@@ -197,5 +199,6 @@ class NF4Linear(nn.Module):
                 errors.append(
                     f"{prefix}layout, (d_out, d_in, block size), is {given.tolist()}, and this layer's {self._layout()}"
                 )
-        if not any(error.startswith(prefix + name) for error in errors for name in own):
+        if len(errors) == errors_before:
             super()._load_from_state_dict(state, prefix, metadata, strict, missing, unexpected, errors)
+            self.like = self.like.new_empty(0, device=self.packed.device)  # with assign=True, packed may have moved

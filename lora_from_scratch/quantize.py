@@ -27,12 +27,16 @@ def quantize_model(
         ValueError: for a target that matches nothing, has an adapter, is in 4 bits already, or is no nn.Linear with
             a finite weight. The message names it.
     """
+    adapted = [name for name, module in model.named_modules() if hasattr(module, "delta_weight")]
+    if adapted:
+        raise ValueError(
+            f"the model has adapters already, the first at {adapted[0] or 'its root'}; quantize first, then add them"
+        )
     swap = {}
     for name, module in find_targets(model, targets).items():
-        if module not in swap:
-            try:
-                swap[module] = NF4Linear.from_linear(module, block_size, double)
-            except ValueError as error:
-                raise ValueError(f"target {name}: {error}") from error
+        try:
+            swap[module] = NF4Linear.from_linear(module, block_size, double)
+        except ValueError as error:
+            raise ValueError(f"target {name}: {error}") from error
     replace_modules(model, swap)
     return model

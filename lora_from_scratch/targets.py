@@ -12,8 +12,21 @@ from torch import nn
 from lora_from_scratch.lora import check_linear
 
 
+def check_targets(targets: str | list[str] | tuple[str, ...]) -> None:
+    """Raise ValueError unless `targets` is "all-linear", a regular expression, or a list of names."""
+    names = [targets] if isinstance(targets, str) else targets
+    if not isinstance(names, (list, tuple)) or not names or not all(isinstance(n, str) and n for n in names):
+        raise ValueError(f'targets is {targets!r}; give "all-linear", a list of names, or an expression')
+    if isinstance(targets, str):
+        try:
+            re.compile(targets)
+        except re.error as error:
+            raise ValueError(f"targets is {targets!r}, which is no regular expression: {error}") from error
+
+
 def find_targets(model: nn.Module, targets: str | list[str] | tuple[str, ...]) -> dict[str, nn.Module]:
     """The layers that `targets` means in `model`, by dotted name. Raises ValueError as `add_adapters` says."""
+    check_targets(targets)
     modules = {name: module for name, module in model.named_modules() if name}
     if targets == "all-linear":
         found = {n: m for n, m in modules.items() if _is_linear(m) and not _is_output_head(model, n, m)}

@@ -139,17 +139,27 @@ def test_simulated_checkpointing_agrees(method):
     assert closed.activations < 0.7 * training_bytes(SMALL, method, 3, 10, rank=4).activations
 
 
+@pytest.mark.parametrize("precision, dtype", [(FLOAT32, torch.float32), (BFLOAT16, torch.bfloat16)])
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_checkpointing_one_block(method):
-    """Under an adapter a first block's norm needs no gradient, so running it again shares nothing with its input."""
-    one, targets, inputs, angles = LlamaConfig(4, 64, 2, 1, 2, 2), ["q_proj"], 40 * 64 * 4, 2 * 40 * 32 * 4 + 4
-    plain = measured_bytes(llama(method, one, 1, targets), 1, 40)["activations"]
-    kept = measured_bytes(checkpoint_blocks(llama(method, one, 1, targets)), 1, 40)["activations"]
+def test_checkpointing_one_block(method, precision, dtype):
+    """The norm keeps the block's input itself only in float32, and only where that input needs a gradient."""
+    one, targets, s = LlamaConfig(4, 64, 2, 1, 2, 2), ["q_proj"], precision.weight
+    inputs, angles = 40 * 64 * s, 2 * 40 * 32 * s + 4
+    plain = measured_bytes(llama(method, one, 1, targets).to(dtype), 1, 40)["activations"]
+    kept = measured_bytes(checkpoint_blocks(llama(method, one, 1, targets).to(dtype)), 1, 40)["activations"]
     head = kept - inputs - angles
-    block = plain - head - angles - (inputs if method == "full" else 0)
-    assert block > head
-    found = training_bytes(one, method, 1, 40, 1, targets, checkpoint=True)
-    assert found.activations == inputs + angles + block
+    block = plain - head - angles - (inputs if method == "full" and s == 4 else 0)
+    found = training_bytes(one, method, 1, 40, 1, targets, precision, checkpoint=True)
+    assert block > head and found.activations == inputs + angles + block
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("target", NAMES)
+def test_one_adapted_layer_saves_what_it_needs(target, layers):
+    """An adapter on one kind of layer alone: exact, whatever needs no gradient in the first block."""
+    config = LlamaConfig(5, 8, 6, layers, 2, 1)
+    measured = measured_bytes(llama("lora", config, 2, [target]), 2, 3)["activations"]
+    assert measured == training_bytes(config, "lora", 2, 3, 2, [target]).activations
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])

@@ -18,7 +18,8 @@ from lora_from_scratch.targets import find_targets
 def normal_float(bits: int) -> np.ndarray:
     """The levels of NF4's construction for another number of bits, (2^bits,) in float32 (arXiv 2305.14314, section 3).
 
-    Half of them positive, one fewer negative, evenly spaced in probability, and an exact zero.
+    Half of them positive, one fewer negative, evenly spaced in probability, and an exact zero. Steps are float64's, so
+    for 4 bits the last digits are not those of the published table.
     """
     half, quantile, end = 2 ** (bits - 1), NormalDist().inv_cdf, 0.9677083
     positive = [quantile(p) for p in np.linspace(end, 0.5, half + 1)[:-1]]

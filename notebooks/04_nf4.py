@@ -1,0 +1,1074 @@
+# %% [markdown]
+# # 04 · NF4
+#
+# **The question.** A weight that takes 16 bits can be kept in 4: then it has one of only 16 values. How can a model
+# live with that, and which 16 values should they be?
+#
+# **What you will be able to do.** Quantize a weight to 4 bits and back by hand, and say how large the error will be.
+# Derive the 16 levels of NF4 to the last bit. Tell what is meant by "information-theoretically optimal", and test
+# it. Choose a block size. Explain what double quantization saves, and what a single outlier costs.
+#
+# **What you need.** PyTorch and NumPy, and what a quantile is: the value below which a given share of a distribution
+# lies. No chapter before this one is needed.
+#
+# **The published claims.** QLoRA introduced "4-bit NormalFloat (NF4), a new data type that is information
+# theoretically optimal for normally distributed weights" (arXiv 2305.14314, abstract). Its section 3 says what is
+# meant: each of the 16 bins is to get an equal number of values. Its table 2 gives mean perplexities, lower being
+# better, of models in 4-bit integers (34.34), in two kinds of 4-bit floats (31.07 and 29.48), and in NF4 (27.41).
+# Davis Yoshida answered with a note called "NF4 Isn't Information Theoretically Optimal (and that's Good)" (arXiv
+# 2306.06965).
+
+# %%
+import copy
+import math
+from statistics import NormalDist
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from lora_from_scratch import nf4
+from lora_from_scratch.lab import plots, stats, train
+from lora_from_scratch.lab.codes import CODES, rounded
+from lora_from_scratch.lab.finetune import measure
+from lora_from_scratch.lab.presets import preset
+from lora_from_scratch.lab.pretrain import pretrained
+from lora_from_scratch.lab.results import Results
+from lora_from_scratch.lab.tasks import fixed_windows, task_ids
+from lora_from_scratch.targets import find_targets
+
+size = preset()
+results = Results("04_nf4", size)
+base = pretrained(size)
+weights = {name: m.weight.detach().cpu().numpy().copy() for name, m in find_targets(base, "all-linear").items()}
+random = np.random.default_rng(0)
+bell, fresh = random.standard_normal((2, 2**20)).astype(np.float32)  # two samples of normal numbers
+print(f"preset {size.name}: {len(weights)} linear layers, {sum(w.size for w in weights.values()):,} weights")
+
+# %% [markdown]
+# ## What would count as success
+#
+# The criteria, before any measurement. First, about the code itself: where the levels come from, and whether the
+# bins are used equally. (The *entropy* of the use is at most 4 bits, and is 4 if all 16 bins are used equally.)
+
+# %%
+levels_follow = results.claim(
+    "levels",
+    says="the 16 levels follow from the quantiles of a normal distribution",
+    source="2305.14314, equation 4 and appendix E",
+    published="equation 4 gives the levels, appendix E lists them",
+    criterion="equation 4, divided by its largest, within 0.01 of every level of the list: reproduced; "
+    "not so, but the released code's recipe gives the list to the last bit: partly",
+    judge=lambda v: "reproduced" if v[0] <= 0.01 else "partly" if v[1] == 0 else "does not add up",
+)
+equal_use = results.claim(
+    "equal_use",
+    says="NF4 is information-theoretically optimal for normal weights: its bins are used equally",
+    source="2305.14314, §3; denied by 2306.06965",
+    published="each bin gets an equal number of values",
+    criterion="normal data in blocks of 64: the fullest bin holds at most 1.5 times as much as the emptiest: "
+    "reproduced; not so, but the entropy is at least 99 % of 4 bits: partly",
+    judge=lambda v: "reproduced" if v[1] <= 1.5 * v[0] else "partly" if v[2] >= 0.99 * 4 else "does not add up",
+)
+
+# %% [markdown]
+# Second, about the error that it makes. Third, about what the error does to a language model. FP4, the 4-bit float,
+# comes in two kinds: E2M1 spends 2 bits on the exponent and 1 on the mantissa, E3M0 spends 3 and 0.
+
+# %%
+lower_error = results.claim(
+    "lower_error",
+    says="NF4 loses less of the weights than FP4 (E2M1) and 4-bit integers",
+    source="2305.14314, §3 and §4 (the measure is ours)",
+    published="NF4 is better",
+    criterion="lower relative error than both, on normal data and in every linear layer of the model: reproduced; "
+    "not in every layer, but on average over them: partly",
+    judge=lambda v: "reproduced" if v["every layer"] else "partly" if v["on average"] else False,
+)
+lower_loss = results.claim(
+    "lower_loss",
+    says="the model's loss rises from NF4 to FP4 (E3M0), to FP4 (E2M1), to 4-bit integers",
+    source="2305.14314, table 2 (Pile CC, 125M to 13B)",
+    published="mean perplexity 27.41, 29.48, 31.07, 34.34",
+    criterion="each step up, with an interval of 95 % that leaves out zero: reproduced; "
+    "not so, but NF4 is below each of the three in this sense: partly",
+    judge=lambda v: "reproduced" if all(v["steps"]) else "partly" if all(v["NF4 below"]) else False,
+)
+
+# %% [markdown]
+# Last, about the block size (how many weights share one scale), and about double quantization. We will come to both.
+
+# %%
+fitted_wins = results.claim(
+    "fitted_code",
+    says="a code made for the smallest absolute error beats NF4 in large blocks, and is similar in small ones",
+    source="2306.06965, abstract (there with a model's loss as well)",
+    published="better in large blocks, similar in small ones",
+    criterion="on normal data, less absolute error than NF4 by over 5 % in blocks of 4096 and by less in blocks of 64: "
+    "reproduced; gain larger in blocks of 4096 than in those of 64: partly",
+    judge=lambda g: "reproduced" if g[1] > 0.05 > g[0] else "partly" if g[1] > g[0] else False,
+)
+double_free = results.claim(
+    "double_quantization",
+    says="double quantization saves 0.373 bits a weight and costs nothing",
+    source="2305.14314, §3 and §4",
+    published="4.127 bits instead of 4.5, no degradation",
+    criterion="0.373 bits saved, to the third digit, and the error of the weights grows by less than 1 % of itself: "
+    "reproduced; one of the two: partly",
+    judge=lambda v: [False, "partly", "reproduced"][(abs(v[0] - 0.373) < 0.0005) + (v[1] < 0.01)],
+)
+
+# %% [markdown]
+# ## Four bits, by hand
+#
+# Eight weights. The simplest code takes the integers from -7 to 7. We need a *scale* that maps the weights onto
+# them. *Absmax* takes the largest magnitude and maps it to 7. So nothing is cut off, and the scale is the one number
+# that must be kept beside the codes.
+#
+# Predict: which of the eight comes back exactly? Which ones come back as zero?
+
+# %%
+w = np.array([0.12, -0.53, 0.04, 0.31, -0.08, 0.90, -0.22, 0.01], np.float32)
+absmax = np.abs(w).max()
+codes = np.round(w / absmax * 7).astype(int)  # the nearest integer
+back = codes / 7 * absmax
+print("weights:", w)
+print("codes:  ", codes)
+print("back:   ", np.round(back, 3))
+
+
+def lost(weight, decoded):
+    """The relative error: |decoded - weight| / |weight|, with the Euclidean norm."""
+    return float(np.linalg.norm(decoded - weight) / np.linalg.norm(weight))
+
+
+print(f"relative error: {lost(w, back):.3f}; no entry is off by more than half a step, {absmax / 14:.3f}")
+
+# %% [markdown]
+# With even steps every weight has the same largest error, however common or rare its size is. Trained weights look
+# roughly like a bell curve: small ones are common, large ones rare. We take a million normal numbers in blocks of
+# 64, each block with its own absmax, and count how often each integer is used.
+#
+# Predict: which share of the numbers gets one of the five codes -2 … 2? Which share one of the six with a magnitude
+# of 5 or more?
+
+
+# %%
+def scale(weight, block_size):
+    """Blocks (n, block_size) of the weights, each divided by its absmax."""
+    flat = weight.reshape(-1)
+    blocks = flat[: len(flat) // block_size * block_size].reshape(-1, block_size)  # whole blocks only
+    return blocks / np.abs(blocks).max(axis=1, keepdims=True)
+
+
+used = np.bincount(np.round(7 * scale(bell, 64)).astype(int).ravel() + 7) / bell.size
+print("share of each integer, in %:", dict(zip(range(-7, 8), np.round(100 * used, 1).tolist(), strict=True)))
+outer = used[:3].sum() + used[-3:].sum()
+print(f"-2 … 2 hold {used[5:10].sum():.0%} of the numbers, the magnitudes 5 to 7 hold {outer:.0%}")
+
+# %% [markdown]
+# Many codes stand where few weights are. A better code has its levels close together where the weights are dense.
+#
+# ## The sixteen levels
+#
+# QLoRA's idea is to give each level the same share of a normal distribution. Cut the bell curve into 16 slices of
+# equal probability and let each level stand in the middle of its slice, in probability: at 1/32, 3/32, …, 31/32. In
+# Python's standard library the quantile function is `NormalDist().inv_cdf`. As absmax will scale everything to [-1,
+# 1], we divide by the largest.
+
+# %%
+quantile = NormalDist().inv_cdf
+even_16 = np.array([quantile((2 * i + 1) / 32) for i in range(16)])
+even_15 = np.array([quantile((2 * i + 1) / 30) for i in range(15)])
+print("16 slices:", np.round(even_16 / even_16.max(), 3))
+print("15 slices:", np.round(even_15 / even_15.max(), 3))
+
+# %% [markdown]
+# With 16 slices there is no zero. But an exact zero matters: padding, pruned weights and blocks of zeros must stay
+# what they are. With 15 slices there is one, but then one of the 16 codes is idle.
+#
+# NF4's answer is asymmetric. One code is zero. That leaves 15, so one side gets eight and the other seven. Each half
+# runs in even steps of probability from an outermost point to 1/2, which is left out, because it *is* the zero.
+#
+# Where is the outermost point? It cannot be at probability 1, where the quantile is infinite. Above, the last of 16
+# levels stood at 1 - 1/32, and the last of 15 at 1 - 1/30. The released code has the number 0.9677083, and users keep
+# asking where it comes from (bitsandbytes, issue 968). We compare:
+
+# %%
+print(f"1 - 1/32 = {1 - 1 / 32:.7f}\n1 - 1/30 = {1 - 1 / 30:.7f}")
+fraction = ((1 - 1 / 32) + (1 - 1 / 30)) / 2
+print(f"half way between them: {fraction:.10f}")
+
+
+def normal_levels(end, linspace):
+    """Eight levels above zero, seven below, and zero; divided by the largest."""
+    positive = [quantile(float(p)) for p in linspace(end, 0.5, 9)[:-1]]
+    negative = [-quantile(float(p)) for p in linspace(end, 0.5, 8)[:-1]]
+    levels = np.sort(np.array([*positive, 0.0, *negative], np.float32))
+    return levels / levels.max()
+
+
+print(normal_levels(0.9677083, torch.linspace))
+
+# %% [markdown]
+# Below is the list of appendix E, as every NF4 checkpoint uses it, and four ways to the levels. `torch.linspace`
+# computes its steps in float32, `np.linspace` in float64.
+#
+# The fourth way is the paper's own equation, with the quantile function $Q$:
+#
+# $$q_i = \tfrac12 \left( Q\left(\tfrac{i}{17}\right) + Q\left(\tfrac{i+1}{17}\right) \right)$$
+#
+# As $Q(0)$ and $Q(1)$ are infinite, so are the first and the last $q_i$; we keep the others. (The text below the
+# equation then asks for two unequal halves that share a zero, and leaves open how the equation applies to them.)
+# Predict: which ways give the list exactly?
+
+# %%
+listed = np.array(
+    """-1 -0.6961928009986877 -0.5250730514526367 -0.39491748809814453 -0.28444138169288635 -0.18477343022823334
+    -0.09105003625154495 0 0.07958029955625534 0.16093020141124725 0.24611230194568634 0.33791524171829224
+    0.44070982933044434 0.5626170039176941 0.7229568362236023 1""".split(),
+    np.float32,
+)
+finite = np.array([(quantile(i / 17) + quantile((i + 1) / 17)) / 2 for i in range(1, 16)])
+ways = {
+    "0.9677083, steps in float32": normal_levels(0.9677083, torch.linspace),
+    "0.9677083, steps in float64": normal_levels(0.9677083, np.linspace),
+    "the fraction, steps in float32": normal_levels(fraction, torch.linspace),
+}
+for name, way in ways.items():
+    print(f"{name:32}{(way != listed).sum():3} levels of 16 differ, by at most {np.abs(way - listed).max():.1e}")
+in_package = nf4.nf4_levels()
+print(f"{'the package, nf4.nf4_levels()':32}{(in_package != listed).sum():3} levels of 16 differ")
+equation = finite / finite.max()
+far = max(float(np.abs(equation - level).min()) for level in listed)
+print(f"equation 4 gives {len(equation)} finite levels; one level of the list is {far:.3f} from all of them")
+same = int((ways["0.9677083, steps in float32"] != listed).sum())
+levels_follow.measure([far, same], f"equation 4 misses a level by {far:.3f}; the code's recipe misses {same} of 16")
+
+# %% [markdown]
+# Last bits look like a trifle. They are not one for a file format: a decoder whose levels differ in a last bit gives
+# other weights than those that somebody trained adapters on.
+#
+# ## Quantize, pack, decode
+#
+# Now all of it in raw lines. Blocks of 64 weights; the absmax of each; multiply by its reciprocal; find the nearest
+# level; put two codes into one byte. The nearest level is found by counting how many *midpoints* between levels lie
+# below the value.
+
+
+# %%
+def my_quantize(weight, block_size=64):
+    """Weights of any shape -> two codes a byte, and the absmax of each block."""
+    flat = weight.reshape(-1)
+    blocks = np.pad(flat, (0, -len(flat) % block_size)).reshape(-1, block_size)  # (n, block_size)
+    absmax = np.abs(blocks).max(axis=1)  # (n,)
+    scaled = blocks * (np.float32(1) / absmax)[:, None]
+    midpoints = (listed[1:] + listed[:-1]) / np.float32(2)  # (15,)
+    codes = np.searchsorted(midpoints, scaled).astype(np.uint8).reshape(-1, 2)  # on a midpoint: the lower one
+    packed = codes[:, 0] << 4 | codes[:, 1]  # the first code in the high four bits
+    return packed[: -(-len(flat) // 2)], absmax
+
+
+def my_dequantize(packed, absmax, shape, block_size=64, swapped=False):
+    """The weights that the codes stand for: level · absmax. `swapped` reads the two codes of a byte in wrong order."""
+    pair = (packed & 15, packed >> 4) if swapped else (packed >> 4, packed & 15)
+    codes = np.stack(pair, axis=1).reshape(-1)[: math.prod(shape)]
+    return (listed[codes] * np.repeat(absmax, block_size)[: len(codes)]).reshape(shape)
+
+
+# %% [markdown]
+# We try it on a matrix with an odd number of weights, so that there is a last block of fewer than 64 and a last byte
+# of one code. Then the package, with double quantization (which comes later) switched off.
+
+# %%
+w = random.standard_normal((37, 61)).astype(np.float32)
+packed, absmax = my_quantize(w)
+back = my_dequantize(packed, absmax, w.shape)
+q = nf4.quantize(w, double=False)
+assert np.array_equal(packed, q.packed) and np.array_equal(absmax, q.absmax)
+assert np.array_equal(back, nf4.dequantize(q))
+print(f"{w.size} weights: {packed.nbytes} bytes of codes and {absmax.nbytes} of absmax, float32 took {w.nbytes}")
+print(f"bits a weight: {q.bits_per_parameter:.3f}, relative error: {lost(w, back):.4f}")
+print("raw lines and package agree in every bit")
+
+# %% [markdown]
+# `quantize` in the package works through the array in chunks that fit the cache, refuses NaN and infinity, and takes
+# blocks of zeros, where the reciprocal above would be infinite. The idea is the same.
+#
+# **Break it on purpose.** Three slips that are easily made. Predict which one is the worst, and which one you would
+# never notice:
+#
+# 1. read the two codes of a byte in the wrong order;
+# 2. take the largest *value* of a block for the largest *magnitude*;
+# 3. divide by absmax where the original multiplies by its reciprocal.
+
+# %%
+blocks = bell.reshape(-1, 64)
+largest = blocks.max(axis=1, keepdims=True)  # wrong: without the magnitude
+midpoints = (listed[1:] + listed[:-1]) / np.float32(2)
+slipped = listed[np.searchsorted(midpoints, blocks / largest)] * largest
+packed, absmax = my_quantize(bell)
+correct = my_dequantize(packed, absmax, bell.shape)
+print(f"correct:                        {lost(bell, correct):.4f}")
+print(f"codes of a byte swapped:        {lost(bell, my_dequantize(packed, absmax, bell.shape, swapped=True)):.4f}")
+print(f"value in place of magnitude:    {lost(blocks, slipped):.4f}")
+
+# %% [markdown]
+# The third slip changes a code only where a scaled weight lies on a midpoint, or within a rounding error of one. So
+# we count twice: among the million normal numbers, and among weights that were made to stand on a midpoint.
+
+# %%
+constants = np.abs(blocks).max(axis=1, keepdims=True)
+on_midpoints = random.choice(midpoints, blocks.shape) * constants
+for name, values in (("normal numbers", blocks), ("weights on midpoints", on_midpoints)):
+    divided = np.searchsorted(midpoints, values / constants)
+    multiplied = np.searchsorted(midpoints, values * (np.float32(1) / constants))
+    print(f"dividing changes {(divided != multiplied).mean():.4%} of the codes of {name}")
+
+# %% [markdown]
+# On a midpoint both levels are equally far, so the error does not change. But such a code makes two files differ
+# that should be the same, and then nobody can tell a harmless difference from a bug.
+#
+# ## How large is the error?
+#
+# Now NF4 beside other codes. All work the same way, in blocks with absmax; they differ in their levels:
+#
+# - **int4**: the integers -7 … 7;
+# - **FP4**, E2M1: sign, two bits of exponent, one of mantissa: 0, 0.5, 1, 1.5, 2, 3, 4, 6 with both signs;
+# - **FP4**, E3M0: sign, three bits of exponent: powers of two, and zero. (The paper does not print the levels of its
+#   4-bit floats; these are our reading of the names.) With -8 left out, and two codes of a float for zero, these
+#   three have 15 levels;
+# - **NF3** and **NF2**: NF4's construction with 3 and 2 bits;
+# - **k-means**: levels learnt from the data.
+#
+# The last one makes no assumption about the distribution. Lloyd's algorithm alternates two steps: give each value to
+# its nearest level, then move each level to the mean of its values. Neither step can raise the squared error.
+# Note that this is *another aim* than NF4's. NF4 wants bins that are used equally, k-means wants a small error.
+
+
+# %%
+def lloyd(values, centre=np.mean, rounds=60):
+    """16 levels for 1-D data. The mean as `centre` lowers the squared error, the median the absolute one."""
+    values = values.reshape(-1)
+    values = np.sort(values[:: max(1, len(values) // 2**18)])  # a quarter of a million values are enough
+    levels = listed.astype(np.float64)
+    for _ in range(rounds):
+        edges = np.searchsorted(values, (levels[1:] + levels[:-1]) / 2)  # where the nearest level changes
+        levels = np.array([centre(part) for part in np.split(values, edges)], np.float64)
+    return levels.astype(np.float32)
+
+
+own = np.concatenate([scale(w, 64).reshape(-1) for w in weights.values()])  # the model's weights, in blocks of 64
+k_means = {"normal": lloyd(scale(fresh, 64)), "model": lloyd(own)}
+powers = [2.0**k for k in range(-6, 1)]
+codebook = {
+    "NF4": CODES["NF4"],
+    "FP4 (E2M1)": CODES["FP4"],
+    "FP4 (E3M0)": np.array([-p for p in reversed(powers)] + [0.0] + powers, np.float32),
+    "int4": CODES["int4"],
+    "k-means": k_means["model"],
+}
+print("k-means on normal data:  ", np.round(k_means["normal"], 3))
+print("k-means on these weights:", np.round(k_means["model"], 3))
+
+# %% [markdown]
+# `rounded(weight, levels, block_size)` of the package's lab gives each weight what a code leaves of it. k-means gets
+# levels that were learnt on *other* normal numbers for the first column, and on the model's own weights for the
+# rest. Predict the order. Predict also: how much larger is the error of NF3 than that of NF4?
+
+
+# %%
+def lost_in_all(levels, block_size=64):
+    """The relative error over all of the model's linear layers together."""
+    everything = np.concatenate([w.reshape(-1) for w in weights.values()])
+    return lost(everything, np.concatenate([rounded(w, levels, block_size).reshape(-1) for w in weights.values()]))
+
+
+errors, rows = {}, []
+for name, levels in (codebook | {"NF3": CODES["NF3"], "NF2": CODES["NF2"]}).items():
+    on_bell = lost(bell, rounded(bell, k_means["normal"] if name == "k-means" else levels))
+    layers = [lost(w, rounded(w, levels)) for w in weights.values()]
+    errors[name] = {"normal": on_bell, "model": lost_in_all(levels), "layers": layers}
+    rows.append([name, len(levels), f"{on_bell:.4f}", f"{errors[name]['model']:.4f}", f"{max(layers):.4f}"])
+print(stats.table(["code", "levels", "normal data", "the model", "its worst layer"], rows))
+results.record(errors=errors)
+rivals = [errors["FP4 (E2M1)"], errors["int4"]]
+on_bell = all(errors["NF4"]["normal"] < e["normal"] for e in rivals)
+per_layer = all(a < b for e in rivals for a, b in zip(errors["NF4"]["layers"], e["layers"], strict=True))
+in_all = all(errors["NF4"]["model"] < e["model"] for e in rivals)
+words = ", ".join(f"{n} {errors[n]['normal']:.4f} and {errors[n]['model']:.4f}" for n in ("NF4", "FP4 (E2M1)", "int4"))
+lower_error.measure(
+    {"every layer": on_bell and per_layer, "on average": on_bell and in_all}, f"{words} (normal, model)"
+)
+
+# %% [markdown]
+# The picture behind the table: how dense the scaled weights are, and where each code puts its levels. The small
+# peaks at the two ends are no accident. In every block one weight *is* the largest, and stands at exactly 1 or -1.
+
+# %%
+fig, (ax,) = plots.canvas(height=4.4)
+ax.hist(own, bins=101, range=(-1, 1), density=True, color=plots.SKY, alpha=0.6)
+top = ax.get_ylim()[1]
+colours = (plots.BLUE, plots.ORANGE, plots.PURPLE, plots.RED, plots.GREEN)
+for row, ((name, levels), colour) in enumerate(zip(codebook.items(), colours, strict=True)):
+    height = -top * (0.12 + 0.14 * row)
+    ax.plot(levels, np.full(len(levels), height), "|", color=colour, markersize=13, markeredgewidth=2)
+    ax.annotate(name, (-0.01, height), xycoords=("axes fraction", "data"), color=colour, ha="right", va="center")
+ax.set(xlim=(-1.05, 1.05), ylim=(-top * 0.8, top), xlabel="weight / absmax of its block")
+ax.set_yticks([])
+ax.spines["left"].set_visible(False)
+ax.set_title("The model's scaled weights, and the levels that five codes have for them")
+results.figure(fig, "levels", "Blue: density of the linear layers' weights, in blocks of 64. Ticks: levels.")
+
+# %% [markdown]
+# ## Is it optimal?
+#
+# The levels were made for a normal distribution. But what they meet is no longer normal: each block was divided by
+# its own largest magnitude. That depends on the block. In a small block the largest weight is not very large, and so
+# the others stand further out; in a large block it is an extreme of the bell curve, and nearly all others are small.
+# This was Yoshida's point. So we ask how often each bin is used, at several block sizes.
+#
+# First we hold the levels to their promise where it can be kept: for normal numbers all divided by *one* constant,
+# the quantile of 0.9677083 which the levels themselves were divided by. Then in blocks.
+#
+# Predict: in blocks of 64, which bins are used least? Which most? Does it get better or worse in larger blocks?
+
+
+# %%
+def use(weight, block_size):
+    """The share of the values that gets each of NF4's 16 codes."""
+    return np.bincount(np.searchsorted(midpoints, scale(weight, block_size)).reshape(-1), minlength=16) / weight.size
+
+
+def entropy(shares):
+    """In bits; 4 if all 16 shares are equal."""
+    return float(-sum(p * math.log2(p) for p in shares.tolist() if p > 0))
+
+
+sizes = [16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
+shares = {b: use(bell, b) for b in sizes}
+promise = np.bincount(np.searchsorted(midpoints, bell / quantile(0.9677083)), minlength=16) / bell.size
+own_shares = np.bincount(np.searchsorted(midpoints, own), minlength=16) / own.size
+all_shares = {"no blocks, one constant": promise, **shares, "64, the model's weights": own_shares}
+rows = [[b, f"{p.min():.2%}", f"{p.max():.2%}", f"{entropy(p):.3f}"] for b, p in all_shares.items()]
+print(stats.table(["block size", "emptiest bin", "fullest bin", "entropy, bits"], rows))
+results.record(shares={b: p.tolist() for b, p in all_shares.items()})
+at_64 = shares[64]
+found = [at_64.min().item(), at_64.max().item(), entropy(at_64)]
+equal_use.measure(found, f"bins hold {found[0]:.1%} to {found[1]:.1%}, entropy {found[2]:.3f} bits of 4")
+
+# %% [markdown]
+# Left, the shares themselves at three block sizes; right, the entropy at all of them.
+
+# %%
+fig, (left, right) = plots.canvas(2, width=9.5, height=3.8)
+for block_size, colour in ((16, plots.SKY), (64, plots.BLUE), (1024, plots.RED)):
+    percent = 100 * shares[block_size]
+    left.plot(range(16), percent, color=colour, marker="o", markersize=4, label=f"blocks of {block_size}")
+left.axhline(100 / 16, color=plots.GREY, linestyle="--", linewidth=1.2)
+left.annotate("equal use", (15, 100 / 16), xytext=(0, 4), textcoords="offset points", color=plots.GREY, ha="right")
+left.set(xlabel="code", ylabel="share of the values, %", xticks=range(0, 16, 3), ylim=(0, None))
+left.set_title("How often each code is used")
+left.legend(loc="lower center", fontsize=9)
+right.plot(sizes, [entropy(p) for p in shares.values()], color=plots.BLUE, marker="o", markersize=4)
+right.plot([64], [entropy(own_shares)], "D", color=plots.ORANGE, markersize=6)
+right.annotate("this model's weights", (64, entropy(own_shares)), xytext=(8, 4), textcoords="offset points",
+               color=plots.ORANGE, fontsize=9)  # fmt: skip
+plots.reference(right, 4, "equal use", plots.GREY)
+right.set(xscale="log", xticks=sizes[::2], xticklabels=sizes[::2], ylim=(None, 4.04))
+right.set(xlabel="block size", ylabel="entropy of the use, bits")
+right.minorticks_off()
+right.set_title("What the 4 bits carry")
+results.figure(fig, "bins", "Normal data. Codes 0 and 15 stand for -1 and 1, code 7 for zero.")
+
+# %% [markdown]
+# Whatever the verdict: "optimal" always means *for some aim*. Equal use is the aim of whoever wants 4 bits to carry
+# as much information as possible. It is not the aim of whoever wants the weights back. The table of errors above has
+# a code, k-means, that was made for this second aim. Let us see what it does with the bins:
+
+# %%
+between = (k_means["normal"][1:] + k_means["normal"][:-1]) / 2
+k_shares = np.bincount(np.searchsorted(between, scale(bell, 64)).reshape(-1), minlength=16) / bell.size
+print("in %, NF4:    ", np.round(100 * at_64, 1).tolist())
+print("in %, k-means:", np.round(100 * k_shares, 1).tolist())
+less_even = entropy(k_shares) < found[2]
+less_lost = errors["k-means"]["normal"] < errors["NF4"]["normal"]
+print(f"k-means uses its bins {'less' if less_even else 'no less'} evenly than NF4 ({entropy(k_shares):.3f} bits), "
+      f"and its error is {'smaller' if less_lost else 'not smaller'}")  # fmt: skip
+
+# %% [markdown]
+# A code made for one aim is in general not the best one for the other. The second half of Yoshida's title, "and
+# that's Good", is about this.
+#
+# ## Block size
+#
+# Small blocks follow the data more closely, but each needs a float32 of its own: `32 / block_size` bits a weight. We
+# vary the block size from 16 to 4096, and learn the k-means levels anew for each. The absolute error, which
+# Yoshida's code was made to lower, is measured with levels from Lloyd's algorithm with medians.
+#
+# Predict: from 64 to 4096, by how much does NF4's error grow? And that of int4, whose levels are even?
+
+# %%
+by_block = {name: [] for name in ("NF4", "FP4 (E2M1)", "int4", "k-means")}
+gains = []
+for b in sizes:
+    learnt = lloyd(scale(fresh, b))
+    for name, found in by_block.items():
+        found.append(lost(bell, rounded(bell, learnt if name == "k-means" else codebook[name], b)))
+    medians = lloyd(scale(fresh, b), centre=np.median)
+    off = [float(np.abs(rounded(bell, levels, b) - bell).mean()) for levels in (listed, medians)]
+    gains.append(1 - off[1] / off[0])
+rows = [[b, *(f"{e[i]:.4f}" for e in by_block.values()), f"{gains[i]:.1%}"] for i, b in enumerate(sizes)]
+print(stats.table(["block size", *by_block, "absolute error saved by medians"], rows))
+results.record(block_sizes=sizes, error_by_block=by_block, saved_by_medians=gains)
+pair = [gains[sizes.index(64)], gains[-1]]
+fitted_wins.measure(pair, f"{pair[0]:.1%} less absolute error in blocks of 64, {pair[1]:.1%} in blocks of {sizes[-1]}")
+
+# %% [markdown]
+# The gain of a fitted code has a price: it has to be learnt for a block size and a distribution, and it need not
+# have an exact zero or an exact 1. NF4 has both.
+#
+# ## Double quantization
+#
+# In blocks of 64 the absmax values take 32 / 64 = 0.5 bits a weight, an eighth of what the codes take. They are
+# numbers like others. So quantize them, too: to 8 bits, in blocks of 256 of them, each with a float32 constant.
+#
+# The paper says "8-bit floats". The released code does something else. It subtracts the mean first, because absmax
+# values are all positive, and then it uses a *dynamic map*: 256 values in ever finer steps towards zero. In raw
+# lines:
+
+# %%
+print("   i   values   from         to          step")
+total = 2  # zero and one
+for i in range(7):
+    edges = np.linspace(0.1, 1, 2**i + 1)
+    middles = 10.0 ** (i - 6) * (edges[:-1] + edges[1:]) / 2
+    total += 2 * len(middles)  # both signs
+    print(f"{i:4}{len(middles):9}   {middles[0]:<12.3g} {middles[-1]:<11.3g} {10.0 ** (i - 6) * 0.9 / 2**i:.2g}")
+    assert all(np.isclose(nf4.DYNAMIC_MAP, m).any() for m in middles)
+print("values in all:", total, "- in the package:", len(nf4.DYNAMIC_MAP))
+
+# %% [markdown]
+# Values near zero get small steps, values near 1 get larger ones, so the error is small *relative to the value*.
+# After the mean is subtracted most absmax values lie near zero, in the fine part.
+#
+# **Break it on purpose:** leave the mean where it is. Predict: what happens to the error of the absmax values?
+
+
+# %%
+def second_level(absmax, mean):
+    """The absmax values after 8 bits: minus a mean, blocks of 256, the nearest of the 256 values, and back."""
+    blocks = (absmax - mean).reshape(-1, 256)
+    largest = np.abs(blocks).max(axis=1, keepdims=True)
+    middle = (nf4.DYNAMIC_MAP[1:] + nf4.DYNAMIC_MAP[:-1]) / np.float32(2)
+    return (nf4.DYNAMIC_MAP[np.searchsorted(middle, blocks / largest)] * largest + mean).reshape(-1)
+
+
+single, double = nf4.quantize(bell, double=False), nf4.quantize(bell)
+mean = single.absmax.mean()
+with_mean, without = second_level(single.absmax, mean), second_level(single.absmax, np.float32(0))
+np.testing.assert_allclose(with_mean, nf4.decoded_absmax(double), rtol=1e-6)
+print(f"error of the absmax values:    {lost(single.absmax, with_mean):.5f}")
+print(f"without subtracting the mean:  {lost(single.absmax, without):.5f}")
+
+# %% [markdown]
+# Now count the bits, by arithmetic and as the package reports them. And what does it cost? The codes are the same,
+# only the scales have moved a little. Predict: how much larger does the error of the *weights* become, if absmax is
+# off by the share printed above? (Errors that know nothing of one another add up like the sides of a right angle:
+# as the root of the sum of their squares.)
+
+# %%
+assert np.array_equal(single.packed, double.packed)
+print(f"by arithmetic: {4 + 32 / 64:.4f} and {4 + 8 / 64 + 32 / (64 * 256):.4f} bits a weight")
+print(f"by the package: {single.bits_per_parameter:.4f} and {double.bits_per_parameter:.4f}")
+before, after = lost(bell, nf4.dequantize(single)), lost(bell, nf4.dequantize(double))
+predicted = math.hypot(before, lost(single.absmax, with_mean))
+print(f"error of the weights: {before:.6f}, double quantized {after:.6f}, predicted {predicted:.6f}")
+saved, more = single.bits_per_parameter - double.bits_per_parameter, after / before - 1
+results.record(double={"saved": saved, "error": [before, after], "predicted": predicted})
+double_free.measure([saved, more], f"{saved:.4f} bits saved, the error grows by {more:.3%} of itself")
+
+# %% [markdown]
+# With double quantization small blocks become cheap. So which block size gives the smallest error *for its bits*?
+
+# %%
+fig, (left, right) = plots.canvas(2, width=9.5, height=4.0)
+for values, colour in zip(by_block.values(), (plots.BLUE, plots.ORANGE, plots.RED, plots.GREEN), strict=True):
+    left.plot(sizes, values, color=colour, marker="o", markersize=4)
+nudges = plots.apart(left, {name: values[-1] for name, values in by_block.items()})
+for (name, values), colour in zip(by_block.items(), (plots.BLUE, plots.ORANGE, plots.RED, plots.GREEN), strict=True):
+    plots.label_end(left, sizes, values, name, colour, dy=nudges[name])
+left.set(xscale="log", xticks=sizes[::2], xticklabels=sizes[::2], xlabel="block size", ylabel="relative error")
+left.minorticks_off()
+left.set_title("Error of four codes, by block size")
+for doubled, colour, name in ((False, plots.ORANGE, "float32 absmax"), (True, plots.BLUE, "double quantized")):
+    found = [nf4.quantize(bell, b, doubled) for b in sizes]
+    bits, off = [q.bits_per_parameter for q in found], [lost(bell, nf4.dequantize(q)) for q in found]
+    right.plot(bits, off, color=colour, marker="o", markersize=4, label=name)
+    for b, x, y in list(zip(sizes, bits, off, strict=True))[:3]:
+        right.annotate(b, (x, y), xytext=(5, 3), textcoords="offset points", color=colour, fontsize=9)
+right.legend()
+right.set(xlabel="bits a weight, constants included")
+right.set_title("NF4: what the constants buy")
+results.figure(fig, "blocks", "Normal data. Numbers at the points of the right panel are block sizes.")
+
+# %% [markdown]
+# ## Outliers
+#
+# Absmax has a weak spot. One weight decides the scale of its whole block. If it is far larger than its neighbours,
+# all of them must share the few levels near zero.
+#
+# We put one weight of a given size into blocks of 64 normal numbers, and look at the error *of the other 63*. The
+# size is in standard deviations of the others. Predict for a weight of 10, and of 100: which share of the
+# neighbours is lost? (The smallest positive level of NF4 is 0.08: what lies below half of that, in units of absmax,
+# becomes zero.)
+
+# %%
+strengths = [3, 5, 7, 10, 15, 20, 30, 50, 70, 100]
+plain = bell[: 2**16].reshape(-1, 64)
+
+
+def lost_by_neighbours(strength, levels):
+    """The relative error of 63 weights that share their block with one of the given strength."""
+    hit = plain.copy()
+    hit[:, 20] = strength
+    neighbours = np.arange(64) != 20
+    return lost(hit[:, neighbours], rounded(hit, levels)[:, neighbours])
+
+
+compared = ("NF4", "FP4 (E2M1)", "FP4 (E3M0)", "int4")
+by_strength = {n: [lost_by_neighbours(s, codebook[n]) for s in strengths] for n in compared}
+rows = [[s, *(f"{values[i]:.2f}" for values in by_strength.values())] for i, s in enumerate(strengths)]
+print(stats.table(["one weight of", *compared], rows))
+results.record(neighbours={"strengths": strengths, **by_strength})
+
+# %% [markdown]
+# A code with more of its levels close to zero bears an outlier better. E3M0's smallest level is 1/64 of absmax, that
+# of E2M1 is 1/12. From which size of the outlier on is E3M0 the better of the two floats?
+#
+# Small blocks contain the damage. So we also put one weight of 30 standard deviations into every 4,096, and ask for
+# the error of all the others, by block size.
+
+# %%
+wide = [s for s, a, b in zip(strengths, by_strength["FP4 (E3M0)"], by_strength["FP4 (E2M1)"], strict=True) if a < b]
+print(f"E3M0 loses less than E2M1 where the outlier is {wide[0]} or more" if wide else "E3M0 never loses less")
+
+stretch = bell[: 2**16].reshape(-1, 4096).copy()
+spoilt = stretch.copy()
+spoilt[:, 1000] = 30.0
+kept = np.arange(4096) != 1000
+contained = {}
+for b in sizes:
+    one, none = (lost(v[:, kept], rounded(v, listed, b)[:, kept]) for v in (spoilt, stretch))
+    contained[b] = [none, one]
+results.record(one_in_4096=contained)
+
+# %% [markdown]
+# Left, the table; right, the one weight in every 4,096.
+
+# %%
+fig, (left, right) = plots.canvas(2, width=9.5, height=3.9)
+for (name, values), colour in zip(
+    by_strength.items(), (plots.BLUE, plots.ORANGE, plots.PURPLE, plots.RED), strict=True
+):
+    left.plot(strengths, values, color=colour, marker="o", markersize=4, label=name)
+left.set(xscale="log", xticks=[3, 10, 30, 100], xticklabels=[3, 10, 30, 100], ylim=(0, 1.1))
+left.set(xlabel="size of one weight, in standard deviations", ylabel="error of its 63 neighbours")
+left.legend()
+left.set_title("One large weight in a block of 64")
+right.plot(sizes, [one for _, one in contained.values()], color=plots.RED, marker="o", markersize=4)
+right.plot(sizes, [none for none, _ in contained.values()], color=plots.BLUE, marker="o", markersize=4)
+for which, name, colour in ((1, "one large weight", plots.RED), (0, "none", plots.BLUE)):
+    right.annotate(name, (256, contained[256][which]), xytext=(-4, 8), textcoords="offset points", color=colour,
+                   ha="right", fontsize=9)  # fmt: skip
+for ax in (left, right):
+    ax.minorticks_off()
+right.set(xscale="log", xticks=sizes[::2], xticklabels=sizes[::2], ylim=(0, None))
+right.set(xlabel="block size", ylabel="error of the other weights")
+right.minorticks_off()
+right.set_title("NF4, one weight of 30 in every 4,096")
+results.figure(fig, "outlier", "Relative errors. 1 means that nothing is left: all neighbours became zero.")
+
+# %% [markdown]
+# Does the model of this book have such weights? For each layer we compare its largest weight with its standard
+# deviation, beside what as many normal numbers would have:
+
+# %%
+ratios = {name: float(np.abs(w).max() / w.std()) for name, w in weights.items()}
+chance = float(np.mean([np.abs(random.standard_normal(w.size)).max() for w in weights.values()]))
+worst = max(ratios, key=ratios.get)
+print(f"largest weight: {np.median(list(ratios.values())):.1f} standard deviations in the median layer")
+print(f"at most {ratios[worst]:.1f}, in {worst.removeprefix('model.')}; normal numbers: {chance:.1f}")
+results.record(largest_over_std=ratios)
+
+# %% [markdown]
+# ## What it does to a language model
+#
+# So far we looked at weights. What counts is the model. We quantize every linear layer, all but the output head, and
+# measure the loss on text that no training saw. Nothing is trained afterwards.
+#
+# The differences will be small, so we need to know how noisy they are. Noise comes from two places.
+#
+# - **The rounding.** Which weights share a block is an accident. Put the columns of each matrix in another order,
+#   quantize, and put them back: it is the same code with other rounding errors. We do it six times, the first time
+#   with the columns as they are. All codes see the same six orders, so we can compare them pair by pair.
+# - **The text.** We keep the loss of each window of text by itself, and see how the differences vary over windows.
+#
+# A difference counts only if both of its intervals, over orders and over windows, leave out zero.
+
+# %%
+windows = fixed_windows(task_ids("text", "held_out"), 2 * size.eval_windows, size.model.max_position_embeddings)[1::2]
+orders = [
+    {name: random.permutation(w.shape[1]) if draw else np.arange(w.shape[1]) for name, w in weights.items()}
+    for draw in range(6)
+]
+
+
+@torch.no_grad()
+def window_losses(model):
+    """The loss of each window, (windows,): the numbers whose mean is the loss of the book."""
+    model.eval()
+    parts = [(model(p[:, :-1]), p[:, 1:]) for p in windows.to(size.device).split(64)]
+    found = [F.cross_entropy(logits.transpose(1, 2).float(), y, reduction="none").mean(dim=1) for logits, y in parts]
+    return torch.cat(found).double().cpu().numpy()
+
+
+def with_code(round_one, order):
+    """A copy of the base whose linear layers went through `round_one`, their columns in this order meanwhile."""
+    model = copy.deepcopy(base)
+    for name, w in weights.items():
+        decoded = np.empty_like(w)
+        decoded[:, order[name]] = round_one(np.ascontiguousarray(w[:, order[name]]))
+        model.get_submodule(name).weight.data.copy_(torch.from_numpy(decoded))
+    return model
+
+
+# %% [markdown]
+# The codes are those of the table of errors, and NF4 double quantized, as the paper's table has it. Predict: by how
+# much does NF4 raise the loss? Which code is worst? Will NF4 be better than FP4 by more than the noise?
+
+# %%
+roundings = {"NF4 + double": lambda w: nf4.dequantize(nf4.quantize(w))}
+roundings |= {name: lambda w, levels=levels: rounded(w, levels) for name, levels in codebook.items()}
+with train.threads(1):
+    unquantized = window_losses(base)
+    losses = {name: np.stack([window_losses(with_code(f, o)) for o in orders]) for name, f in roundings.items()}
+text_loss = measure(base, "text", size)["text_loss"]
+assert abs(unquantized.mean() - text_loss) < 1e-4
+rise = {name: (found - unquantized).mean(axis=1).tolist() for name, found in losses.items()}  # over the six orders
+rows = []
+for name, found in losses.items():
+    mean, half = stats.interval(rise[name])
+    error = errors[name.removesuffix(" + double")]["model"]
+    rows.append([name, f"{error:.4f}", f"{found[0].mean():.4f}", f"{mean:+.4f}", f"{half:.4f}"])
+print(f"unquantized: {unquantized.mean():.4f} nats a character")
+print(stats.table(["code", "error of the weights", "loss, first order", "rise, mean of 6", "half width"], rows))
+results.record(unquantized=unquantized.mean(), rise=rise)
+
+# %% [markdown]
+# Now the differences between codes, with both intervals. (The interval over windows takes the mean over the orders
+# first, then 1.96 standard errors over windows.)
+
+
+# %%
+def difference(first, second):
+    """(mean, half width over orders, half width over windows) of the loss of one code minus that of another."""
+    apart = losses[first] - losses[second]  # (orders, windows)
+    mean, over_orders = stats.interval(apart.mean(axis=1).tolist())
+    return mean, over_orders, float(1.96 * apart.mean(axis=0).std(ddof=1) / math.sqrt(len(windows)))
+
+
+pairs = [("NF4 + double", "FP4 (E3M0)"), ("FP4 (E3M0)", "FP4 (E2M1)"), ("FP4 (E2M1)", "int4")]
+pairs += [("NF4 + double", "FP4 (E2M1)"), ("NF4 + double", "int4"), ("NF4 + double", "NF4"), ("k-means", "NF4")]
+rows, below = [], {}
+for first, second in pairs:
+    mean, *halves = difference(first, second)
+    below[first, second] = mean + max(halves) < 0
+    verdict = "lower" if below[first, second] else "higher" if mean - max(halves) > 0 else "within the noise"
+    rows.append([first, second, f"{mean:+.4f}", *(f"{h:.4f}" for h in halves), verdict])
+print(stats.table(["code", "minus", "difference", "± over orders", "± over windows", "so the first is"], rows))
+found = {"steps": [below[p] for p in pairs[:3]], "NF4 below": [below[p] for p in (pairs[0], *pairs[3:5])]}
+means = {name: stats.interval(rise[name])[0] for name in rise}
+order = ", ".join(f"{name} {means[name]:+.4f}" for name in ("NF4 + double", "FP4 (E3M0)", "FP4 (E2M1)", "int4"))
+words = f"rise of the loss: {order}; NF4 below {sum(found['NF4 below'])} of 3 beyond the noise"
+lower_loss.measure(found, words)
+
+# %% [markdown]
+# Is the error of the weights a good guide to the loss? At the minimum of a loss the slope is zero, and then a small
+# random change of the weights raises the loss with the *square* of its size. The dashed line is that rule, through
+# the point of NF4. If it holds, small differences in error between good codes are smaller still in loss.
+
+# %%
+fig, (ax,) = plots.canvas(height=4.2)
+drawn = dict(zip(codebook, colours, strict=True))
+for name, colour in drawn.items():
+    mean, half = stats.interval(rise[name])
+    plots.band(ax, [errors[name]["model"]], [mean], [half], colour, linestyle="none", label=name)
+x = np.linspace(0, 1.1 * max(errors[name]["model"] for name in drawn), 50)
+ax.plot(x, means["NF4"] * (x / errors["NF4"]["model"]) ** 2, color=plots.GREY, linestyle="--", linewidth=1.2)
+ax.axhline(0, color=plots.BLACK, linewidth=0.8)
+ax.set(xlabel="relative error of the weights", ylabel="rise of the loss, nats a character")
+ax.legend(loc="upper left")
+ax.set_title("What the error of the weights does to the loss")
+results.figure(fig, "loss", "Means over six orders of the columns, bars: 95 % intervals. Dashed: error squared.")
+
+# %% [markdown]
+# ## Outliers in the model
+#
+# In the paper's table E3M0 is the better of the two floats. Compare that with the table above. The models there are
+# larger, and large models can have outliers. Would this model rank the codes in that way if it had some?
+#
+# We can give it outliers *without changing what it computes*. Each block of the Llama first normalizes its input and
+# multiplies every channel by a gain. Divide the gain of one channel by 10, multiply the column of the following
+# matrices that reads this channel by 10, and the product is the same. But now every row has a large weight. We do so
+# with one channel in every 64, so that each block of 64 weights has one. (The matrices `o_proj` and `down_proj`
+# follow no normalization and stay as they are.)
+#
+# Predict: how does the order of the codes change at factors of 3, 10 and 30?
+
+
+# %%
+@torch.no_grad()
+def with_outliers(factor):
+    """A copy of the base that computes the same, with one input channel in 64 weighted `factor` times as much."""
+    model = copy.deepcopy(base)
+    chosen = torch.arange(10, size.model.hidden_size, 64)
+    for block in model.model.layers:
+        attention, mlp = block.self_attn, block.mlp
+        for norm, readers in (
+            (block.input_layernorm, (attention.q_proj, attention.k_proj, attention.v_proj)),
+            (block.post_attention_layernorm, (mlp.gate_proj, mlp.up_proj)),
+        ):
+            norm.weight[chosen] /= factor
+            for layer in readers:
+                layer.weight[:, chosen] *= factor
+    return model
+
+
+# %% [markdown]
+# The numbers are rises of the loss, with the columns in their first order, so read them with the noise above in mind.
+
+# %%
+with_them = {1: {name: rise[name][0] for name in compared}}
+for factor in (3, 10, 30):
+    spoilt = with_outliers(factor)
+    with train.threads(1):
+        same = window_losses(spoilt).mean()
+        assert abs(same - unquantized.mean()) < 1e-4, "the model must compute what it did"
+        with_them[factor] = {}
+        for name in compared:
+            model = copy.deepcopy(spoilt)
+            for layer in find_targets(model, "all-linear").values():
+                layer.weight.data.copy_(torch.from_numpy(rounded(layer.weight.detach().cpu().numpy(), codebook[name])))
+            with_them[factor][name] = float(window_losses(model).mean() - same)
+rows = [[k, *(f"{v[n]:+.4f}" for n in compared), min(v, key=v.get)] for k, v in with_them.items()]
+print(stats.table(["outliers, times", *compared, "least"], rows))
+results.record(rise_with_outliers=with_them)
+better = [k for k, v in with_them.items() if v["FP4 (E3M0)"] < v["FP4 (E2M1)"]]
+print(f"E3M0 is better than E2M1 at the factors {better}" if better else "E3M0 is better than E2M1 at no factor")
+
+# %% [markdown]
+# Where the best code changes from row to row, a ranking of codes is a statement about codes *and weights*. This is no
+# proof of what happened in the paper's models. But when two comparisons disagree, ask first what the weights were.
+#
+# ## The verdict
+
+# %%
+for claim in results.claims.values():
+    print(f"{claim.says}: {claim.verdict.upper()}. {claim.shown}.\n   (criterion: {claim.criterion})")
+print("written:", results.save().name)
+
+# %% [markdown]
+# Three cautions. This is one small model, whose weights are close to normal numbers (the largest ones are printed
+# above); larger models have outliers that this one may lack, and there the codes' order may be another. Averaging
+# over orders of the columns tells how noisy the rounding is, but not how another model would behave. And the names
+# int4 and FP4 stand for several codes: one can have -8 … 7 in place of -7 … 7, and bitsandbytes' FP4 has levels of
+# its own. A comparison is always one of levels, and not of names.
+#
+# What this chapter does not show: how much of the rise an adapter wins back. That is chapter 05.
+#
+# ## Exercises
+#
+# **1. Unpack.** Write the way back from bytes to codes. `count` tells how many codes there are; it may be odd.
+
+
+# %%
+def my_unpack(packed, count):
+    """(bytes,) of uint8 -> (count,) codes from 0 to 15, in the order of the weights."""
+    return None  # your code here
+
+
+# %% [markdown]
+# The check for it:
+
+
+# %%
+def check_unpack(function):
+    codes = np.array([3, 15, 0, 8, 12, 1, 7], np.uint8)
+    padded = np.append(codes, 7)
+    packed = padded[0::2] << 4 | padded[1::2]
+    got = function(packed.copy(), len(codes))
+    if got is None:
+        return "replace `return None` by your code and run the cell again"
+    got = np.asarray(got).reshape(-1)
+    slips = {
+        "right": codes,
+        "the last byte holds one code and a filler: cut to `count`": padded,
+        "the *first* code stands in the high four bits": padded.reshape(-1, 2)[:, ::-1].reshape(-1)[:7],
+        "all high halves came first: interleave the two": np.concatenate([padded[0::2], padded[1::2]])[:7],
+        "the high half was not shifted down by 4 bits": np.stack([packed & 240, packed & 15], 1).reshape(-1)[:7],
+        "the high half is still in the low one: `& 15` is missing": np.stack([packed >> 4, packed], 1).reshape(-1)[:7],
+    }
+    found = [words for words, answer in slips.items() if np.array_equal(got, answer)]
+    return found[0] if found else f"not yet: {codes.tolist()} should come back, and {got.tolist()} did"
+
+
+print(check_unpack(my_unpack))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def my_unpack(packed, count):
+#     return np.stack([packed >> 4, packed & 15], axis=1).reshape(-1)[:count]
+# ```
+#
+# </details>
+#
+# **2. NF3.** Derive the eight levels of a 3-bit NormalFloat: four positive ones, three negative ones and zero, with
+# the end 0.9677083. Use `quantile` and `np.linspace`; float64 will do.
+
+
+# %%
+def my_nf3():
+    """Eight levels, rising, the largest 1."""
+    return None  # your code here
+
+
+# %% [markdown]
+# The check for it:
+
+
+# %%
+def check_nf3(levels):
+    if levels is None:
+        return "replace `return None` by your code and run the cell again"
+    levels = np.asarray(levels, np.float64)
+    if levels.shape != (8,):
+        return f"{levels.shape[-1] if levels.ndim else 1} levels: leave out 1/2 on both sides, and add one zero"
+    if not np.isfinite(levels).all():
+        return "a level is infinite: the end must not be at probability 0 or 1"
+    if np.any(np.diff(levels) < 0):
+        return "sort them, so that codes rise with the weights"
+    if (levels == 0).sum() != 1:
+        return f"{(levels == 0).sum()} exact zeros: 1/2 is left out on both sides, then one zero is added"
+    if levels.max() != 1:
+        return f"the largest is {levels.max():.3f}: divide by it"
+    if np.allclose(levels, -CODES["NF3"][::-1], atol=1e-6):
+        return "mirrored: the side with one level more is the positive one"
+    if np.allclose(levels, [-1, -2 / 3, -1 / 3, 0, 0.25, 0.5, 0.75, 1], atol=0.05):
+        return "even steps in the *value*: they must be even in probability, and then through `quantile`"
+    right = np.allclose(levels, CODES["NF3"], atol=1e-6)
+    return (
+        "right" if right else "not yet: 5 points from 0.9677083 to 0.5 for one side, 4 for the other, the last left out"
+    )
+
+
+print(check_nf3(my_nf3()))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def my_nf3():
+#     positive = [quantile(p) for p in np.linspace(0.9677083, 0.5, 5)[:-1]]
+#     negative = [-quantile(p) for p in np.linspace(0.9677083, 0.5, 4)[:-1]]
+#     levels = np.sort(np.array([*positive, 0.0, *negative]))
+#     return levels / levels.max()
+# ```
+#
+# </details>
+#
+# **3. The last block.** Real matrices need not divide into blocks. Write the absmax of each block, the last one
+# being short. (A library had this wrong: bitsandbytes, issue 1884.)
+
+
+# %%
+def my_absmax(weight, block_size):
+    """An array of any shape -> the largest magnitude of each block, the last of what is left."""
+    return None  # your code here
+
+
+# %% [markdown]
+# The check for it:
+
+
+# %%
+def check_absmax(function):
+    weight = np.array([[1.0, -4.0, 2.0, 0.5, 3.0], [-1.0, 0.25, -0.75, 0.5, -0.125]], np.float32)
+    try:
+        got = function(weight, 4)
+    except (ValueError, TypeError) as error:
+        return f"it failed: {error}. Ten values don't fit into blocks of four: fill up with zeros, or loop over slices"
+    if got is None:
+        return "replace `return None` by your code and run the cell again"
+    slips = {
+        "right": [4, 3, 0.5],
+        "take magnitudes first: the largest value of a block is not its largest magnitude": [2, 3, 0.5],
+        "the last, short block is missing": [4, 3],
+        "the short block was filled up with values of other blocks": [4, 3, 4],
+        "the short block was filled up with ones: fill with what cannot be the largest": [4, 3, 1],
+        "it took the last four values: the last block starts where the one before it ended": [4, 3, 0.75],
+        "one for each row: blocks run on through the rows": [4, 1],
+        "one for the whole array": [4],
+    }
+    got = np.asarray(got, np.float64).reshape(-1).tolist()
+    found = [words for words, answer in slips.items() if got == answer]
+    return found[0] if found else f"not yet: the blocks hold 4, 4 and 2 values, and you gave {got}"
+
+
+print(check_absmax(my_absmax))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def my_absmax(weight, block_size):
+#     flat = np.abs(weight.reshape(-1))
+#     return np.array([flat[i : i + block_size].max() for i in range(0, len(flat), block_size)])
+# ```
+#
+# </details>
+#
+# **4. A scale for each row.** Before block-wise quantization it was usual to have one scale for each output row. How
+# many bits a weight does that take here, and what is the error of NF4 then? Compare with blocks of 64, in a new
+# cell. Predict first: is a row longer or shorter than a block?
+#
+# <details><summary>Solution</summary>
+#
+# A row is a block as long as the matrix is wide, and its scale costs 32 / width bits a weight. Where rows are longer
+# than 64 the error is that of larger blocks. `rounded` takes any block size.
+#
+# ```python
+# for name in list(weights)[:7]:
+#     w = weights[name]
+#     row, block = lost(w, rounded(w, listed, w.shape[1])), lost(w, rounded(w, listed, 64))
+#     print(f"{name:36} rows of {w.shape[1]}: {row:.4f} at {4 + 32 / w.shape[1]:.3f} bits, blocks: {block:.4f}")
+# ```
+#
+# </details>
+#
+# ## The same with transformers and bitsandbytes
+#
+# ```python
+# config = BitsAndBytesConfig(
+#     load_in_4bit=True,
+#     bnb_4bit_quant_type="nf4",  # the default is "fp4"
+#     bnb_4bit_use_double_quant=True,  # the default is False
+#     bnb_4bit_compute_dtype=torch.bfloat16,  # what the weights are decoded to; the default is float32
+# )
+# model = AutoModelForCausalLM.from_pretrained("...", quantization_config=config)
+# ```
+#
+# Blocks are of 64 there, too, and the output head keeps its precision. `make parity` checks that our packed codes
+# and absmax values are those of bitsandbytes, bit for bit.
