@@ -10,7 +10,7 @@
              a 4-bit code a weight, two a byte    ──► 4 + 8/64 + 32/(64 · 256) = 4.127 bits a weight
 
 To decode, look the level up and multiply by absmax. The 16 levels are quantiles of a normal distribution, because
-trained weights look normal: each level is then used by a fair share of them. They are derived in `nf4_levels`.
+trained weights look normal: without blocks each level would be used about equally. `nf4_levels` derives them.
 
 Packed codes and absmax are, bit for bit, those of the authors' library bitsandbytes.
 This file imports nothing of the project: copy it and it runs.
@@ -187,7 +187,10 @@ def check_block_size(block_size: int) -> None:
 def _check_weight(weight: np.ndarray) -> None:
     if not isinstance(weight, np.ndarray) or weight.dtype not in (np.float16, np.float32, np.float64):
         kind = getattr(weight, "dtype", type(weight).__name__)
-        raise ValueError(f"the weight is {kind}; give a NumPy array of float16, float32 or float64")
+        raise ValueError(
+            f"the weight is {kind}; give a NumPy array of float16, float32 or float64 "
+            "(of a torch tensor: w.detach().cpu().float().numpy())"
+        )
     if weight.size == 0:
         raise ValueError(f"the weight has shape {weight.shape} and so no values; there is nothing to quantize")
 

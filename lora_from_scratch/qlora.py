@@ -181,8 +181,14 @@ class NF4Linear(nn.Module):
         return self
 
     def _load_from_state_dict(self, state, prefix, metadata, strict, missing, unexpected, errors) -> None:
-        """Take all parts or none: a part that is missing, or of another layer's shape or dtype, is an error."""
+        """Take all parts or none: some missing, or one of another layer's shape or dtype, is an error.
+
+        All missing is no error of its own: so an adapter's state dict, without its base, loads with strict=False.
+        """
         own = {n: t for n, t in (*self._buffers.items(), ("bias", self.bias)) if t is not None and n != "like"}
+        if not any(key.startswith(prefix) for key in state):
+            missing.extend(prefix + name for name in own)
+            return
         errors_before = len(errors)
         if self.bias is None and prefix + "bias" in state:
             errors.append(f"{prefix}bias is given, and this layer has none")

@@ -259,6 +259,7 @@ OTHER_RUNS = {
     "weight_decay": 0.1,
     "start": "both random",
     "base": "NF4",
+    "split": "train",
     "keep": True,
 }
 OTHER_ADAPTERS = {"alpha": 5, "dropout": 0.1, "targets": ["q_proj"], "rslora": True}
@@ -370,11 +371,21 @@ def test_the_start_from_what_was_lost_is_the_best_low_rank_part_of_it(name, monk
     ("fields", "word"),
     [
         ({"base": "NF5", "adapter": ADAPTER}, "NF5"),
+        ({"split": "held_out"}, "held_out"),
         ({"base": "NF4"}, "add one"),
         ({"start": finetune.LOFTQ, "adapter": ADAPTER}, "give a base"),
     ],
 )
 def test_a_run_over_a_rounded_base_that_makes_no_sense_is_refused(fields, word):
-    """An unknown code, rounded weights that would be trained, a start from a loss that there is not."""
+    """An unknown code, training on what is measured, rounded weights trained, a start from a loss that there is not."""
     with pytest.raises(ValueError, match=word):
         Run(**fields)
+
+
+@pytest.mark.parametrize("split", ["task", "train"])
+def test_a_run_trains_on_the_split_it_names(split, monkeypatch):
+    """By default on text that pretraining never saw, or on the pretraining text."""
+    seen = []
+    monkeypatch.setattr(finetune, "fit", lambda model, batches, *rest: seen.append(batches.ids) or [])
+    tuned(Run(split=split, task="upper"))
+    assert torch.equal(seen[0], tasks.task_ids("upper", split)) and Run().split == "task"

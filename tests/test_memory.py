@@ -5,6 +5,7 @@ is no estimate but exact: what differs is one number of a loss, or AdamW's step 
 """
 
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -33,6 +34,11 @@ def llama(method: str, config: LlamaConfig, rank: int = 4, targets="all-linear",
 
         quantize_model(model, double=double)
     return model if method == "full" else add_adapters(model, AdapterConfig(rank, targets=targets))
+
+
+def sizes(**more) -> SimpleNamespace:
+    """The sizes of SMALL as an object that may have more, as configs of `transformers` do."""
+    return SimpleNamespace(**asdict(SMALL), **more)
 
 
 def assert_agree(closed: Bytes, other: dict[str, int]) -> None:
@@ -209,6 +215,33 @@ def test_activations_by_hand():
     assert training_bytes(BY_HAND, "full", 1, 1).activations == 4 * (block + head + angles + 1)
 
 
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+def test_head_dim_widens_what_attention_reads_and_keeps(method):
+    """Heads twice as wide as width / heads: q, k, v and o twice as large, and all that attention keeps."""
+    usual, wide = (training_bytes(sizes(head_dim=d), method, 3, 5, 2) for d in (8, 16))
+    assert usual == training_bytes(SMALL, method, 3, 5, 2)
+    more = 2 * (2 * 32 * 32 + 2 * 16 * 32)  # two layers: q and o have 32 rows or columns more, k and v 16
+    added = 2 * 2 * (2 * 32 + 2 * 16) * (method != "full")
+    bits = 4 if method == "qlora" else 32
+    assert 8 * (wide.weights - usual.weights) == bits * more + 32 * added
+    assert wide.gradients - usual.gradients == 4 * (more if method == "full" else added)
+    tokens, layers = 15, 2
+    reads = tokens * 4 * 32 * layers  # o reads the result of attention, which is kept already
+    angles = 2 * 5 * 8 * 4
+    assert wide.activations - usual.activations == 4 * reads + angles
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+def test_model_that_is_no_llama_of_its_sizes_is_refused(method):
+    """A model is held against the weights it has, adapters and 4 bits or not; one MLP more is an error with both."""
+    model = llama(method, SMALL)
+    assert training_bytes(model, method, 1, 2, 4) == training_bytes(SMALL, method, 1, 2, 4)
+    numbers = Transformer(2, 32, 16, 88, 96).parameters()
+    model.expert = nn.Linear(32, 88)
+    with pytest.raises(ValueError, match=f"TinyLlama has {numbers + 33 * 88:,} weights, its sizes give {numbers:,}"):
+        training_bytes(model, method, 1, 2, 4)
+
+
 def test_shared_keys_and_tied_head_save_what_they_should():
     """A narrower k and v save 2 · 2 · width a layer of it; a tied head its whole matrix, but no activation."""
     wide, grouped, tied = (Transformer(3, 256, kv, 7, 11, t) for kv, t in ((256, False), (128, False), (256, True)))
@@ -365,7 +398,10 @@ def test_model_is_left_as_it_is():
         ({"precision": "bf16"}, "precision is 'bf16'; give a Precision"),
         ({"optimizer": "adam"}, "optimizer is 'adam'; it must be one of adamw, lion, sgd"),
         ({"model_or_shape": nn.Linear(3, 4)}, "layers of Linear is None"),
-        ({"model_or_shape": MODELS["GPT-3 175B"]}, "mlp of Transformer is None"),
+        ({"model_or_shape": MODELS["GPT-3 175B"]}, "mlp of Transformer is None.* only Llama-like models can be read"),
+        ({"model_or_shape": sizes(model_type="gpt2")}, "model_type of .* is 'gpt2'; only Llama-like .*llama, mistral"),
+        ({"model_or_shape": sizes(num_local_experts=8)}, "num_local_experts of .* is 8; .* no experts; simulate.py"),
+        ({"model_or_shape": sizes(num_experts=128, model_type="qwen3")}, "num_experts of .* is 128"),
     ],
 )
 def test_bad_arguments_are_refused(changes, match):

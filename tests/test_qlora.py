@@ -747,7 +747,6 @@ BAD_STATES = {
     "other blocks, as many": (broken(GOOD, "layout", torch.tensor([10, 24, 128])), r"layout.*is \[10, 24, 128\]"),
     "single": (layer_of(double=False).state_dict(), r"absmax is torch\.float32 .*needs torch\.uint8"),
     "full precision": (nn.Linear(24, 10, dtype=torch.float64).state_dict(), "packed is missing"),
-    "nothing": ({}, "packed is missing"),
 }
 
 
@@ -975,3 +974,19 @@ def test_nothing_under_an_adapter_is_quantized():
     with pytest.raises(ValueError, match="adapters already, the first at 0"):
         quantize_model(model, ["base"])
     assert isinstance(model[0].base, nn.Linear)
+
+
+def test_a_state_without_any_part_of_a_layer_is_missing_keys_and_changes_nothing():
+    """Strict, that is an error; not strict, an adapter's own state dict loads over its base, as with nn.Linear."""
+    torch.manual_seed(0)
+    model, other = (
+        add_adapters(quantize_model(nn.Sequential(nn.Linear(24, 10))), AdapterConfig(rank=2)) for _ in range(2)
+    )
+    nn.init.normal_(other[0].B)
+    adapter = {name: tensor for name, tensor in other.state_dict().items() if name.endswith((".A", ".B"))}
+    before = bits(model[0].base)
+    with pytest.raises(RuntimeError, match="Missing key.*packed"):
+        nn.Sequential(model[0].base).load_state_dict({})
+    missing, unexpected = model.load_state_dict(adapter, strict=False)
+    assert "0.base.packed" in missing and not unexpected and bits(model[0].base) == before
+    assert torch.equal(model[0].B, other[0].B) and torch.equal(model[0].A, other[0].A)

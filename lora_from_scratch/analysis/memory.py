@@ -10,8 +10,8 @@ Only the last depends on the batch, and hardly on what is trained: a gradient pa
 the adapters. So LoRA shrinks gradients and optimizer, QLoRA the weights besides; checkpointing shrinks activations
 (arXiv 1604.06174): it keeps the input of each block, and runs the block again in backward.
 
-Activations are those of lab/llama.py, each storage once; its attention keeps no T × T matrix (arXiv 2205.14135).
-Neither the batch nor what lives for a moment is counted: a card needs more. This file imports nothing of the project.
+Activations are those of lab/llama.py, each storage once; its attention keeps no T × T matrix (arXiv 2205.14135). Not
+counted: the batch, what lives for a moment, biases, norms of q and k. This file imports nothing of the project.
 """
 
 from collections import namedtuple
@@ -21,7 +21,11 @@ from numbers import Integral
 
 STATES = {"adamw": 2, "lion": 1, "sgd": 0}  # numbers that an optimizer keeps for each that it trains
 ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
-_Sizes = namedtuple("_Sizes", "layers width mlp vocabulary heads kv tied")
+LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")  # what `transformers` calls the models that are built alike
+READS = (
+    f"only Llama-like models can be read ({', '.join(LLAMA_LIKE)}): a gated MLP, no experts; simulate.py runs others"
+)
+_Sizes = namedtuple("_Sizes", "layers width mlp vocabulary heads head q kv tied")
 
 
 @dataclass(frozen=True)
@@ -82,15 +86,15 @@ def training_bytes(
     """The bytes of a training step, from the sizes of the model alone.
 
     Args:
-        model_or_shape: a model whose `config` names its sizes as `transformers` does; such a config; or sizes as
-            analysis.counting.Transformer names them, where a head is taken to be 128 wide.
+        model_or_shape: a Llama-like model whose `config` names its sizes as `transformers` does; such a config; or
+            sizes as analysis.counting.Transformer names them, where a head is taken to be 128 wide.
         method: "full" trains every weight, "lora" adapters on a frozen base, "qlora" adapters on a base whose linear
             layers but the head, whatever the targets, are in NF4, in blocks of `block_size`, `double` quantized.
         batch, length: sequences in a step, and positions in a sequence.
         rank, targets: of the adapters; "all-linear" (all but the head), or a list of the layers' last names.
         precision, optimizer: bytes a number; "adamw", "lion" or "sgd". checkpoint: blocks run again in backward.
 
-    Raises ValueError for sizes that it cannot read, and for an argument out of range.
+    Raises ValueError for a model of another kind, or 2 % off in its weights, and for an argument out of range.
     """
     if method not in ("full", "lora", "qlora"):
         raise ValueError(f"method is {method!r}; it must be full, lora or qlora")
@@ -103,6 +107,8 @@ def training_bytes(
     adapters = sum(rank * sum(shapes[n]) * (1 if n == "lm_head" else m.layers) for n in names)
     linear = m.layers * sum(shapes[n][0] * shapes[n][1] for n in ATTENTION + MLP)
     other = (2 * m.layers + 1) * m.width + (1 if m.tied else 2) * m.vocabulary * m.width  # norms, embedding, head
+    if hasattr(model_or_shape, "named_parameters"):
+        _check_weights(model_or_shape, linear + other)
     trained = adapters or linear + other
     packed, constants = _nf4_bytes(m, block_size, double) if method == "qlora" else (linear * w, 0)
     return Bytes(
@@ -115,19 +121,34 @@ def training_bytes(
 
 
 def _sizes(source: object) -> _Sizes:
-    config = getattr(source, "config", source)
+    config, of = getattr(source, "config", source), f" of {type(source).__name__}"
+    for name in ("num_local_experts", "num_experts", "n_routed_experts", "model_type"):
+        if (value := getattr(config, name, None)) and value not in LLAMA_LIKE:
+            raise ValueError(f"{name}{of} is {value!r}; {READS}")
     names = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")
     names = names if hasattr(config, "hidden_size") else ("layers", "width", "mlp", "vocabulary")
     L, C, M, V = (getattr(config, name, None) for name in names)
-    _check_counts(f" of {type(source).__name__}", **dict(zip(names, (L, C, M, V), strict=True)))
+    _check_counts(of, **dict(zip(names, (L, C, M, V), strict=True)))
     H = getattr(config, "num_attention_heads", None) or max(1, C // 128)
-    kv = getattr(config, "kv", None) or C // H * (getattr(config, "num_key_value_heads", None) or H)
-    return _Sizes(L, C, M, V, H, kv, getattr(config, "tied", False) or getattr(config, "tie_word_embeddings", False))
+    head = getattr(config, "head_dim", None)  # where it is not width / heads, q and what o reads are not C wide
+    q, head = (H * head, head) if head else (C, C // H)
+    kv = getattr(config, "kv", None) or head * (getattr(config, "num_key_value_heads", None) or H)
+    tied = getattr(config, "tied", False) or getattr(config, "tie_word_embeddings", False)
+    return _Sizes(L, C, M, V, H, head, q, kv, tied)
+
+
+def _check_weights(model: object, closed: int) -> None:
+    """Compare with the base weights that there are: two to a byte in 4 bits, adapters (A, B, lora_...) left out."""
+    tensors = [*model.named_parameters(), *(b for b in model.named_buffers() if b[0].endswith("packed"))]
+    base = [t for name, t in tensors if "lora_" not in name and not name.endswith((".A", ".B"))]
+    real = sum(t.numel() * (2 if str(t.dtype) == "torch.uint8" else 1) for t in base)
+    if abs(real / closed - 1) > 0.02:
+        raise ValueError(f"this {type(model).__name__} has {real:,} weights, its sizes give {closed:,}; {READS}")
 
 
 def _shapes(m: _Sizes) -> dict[str, tuple[int, int]]:
-    C, M = m.width, m.mlp
-    sizes = ((C, C), (m.kv, C), (m.kv, C), (C, C), (M, C), (M, C), (C, M), (m.vocabulary, C))  # (out, in)
+    C, M, Q = m.width, m.mlp, m.q
+    sizes = ((Q, C), (m.kv, C), (m.kv, C), (C, Q), (M, C), (M, C), (C, M), (m.vocabulary, C))  # (out, in)
     return dict(zip((*ATTENTION, *MLP, "lm_head"), sizes, strict=True))
 
 
@@ -150,7 +171,7 @@ def _activations(m: _Sizes, s: int, tokens: int, length: int, trained: set, rank
     if checkpoint:  # all inputs, and the head or the last block; in float32 its norm keeps its input itself
         a_token = m.layers * m.width * s + max(head, last - m.width * s * (s >= 4 and into))
     turned = checkpoint or into or bool(trained & {"q_proj", "k_proj"})
-    return tokens * a_token + 2 * length * m.width // m.heads * s * turned + 4  # cos and sin; one number of the loss
+    return tokens * a_token + 2 * length * m.head * s * turned + 4  # cos and sin; one number of the loss
 
 
 def _block(m: _Sizes, s: int, trained: set, rank: int, norm: int, flows: bool) -> tuple[int, bool]:
@@ -161,8 +182,8 @@ def _block(m: _Sizes, s: int, trained: set, rank: int, norm: int, flows: bool) -
     middle = attention or "o_proj" in trained
     gate, up, down = middle or "gate_proj" in trained, middle or "up_proj" in trained, "down_proj" in trained
     kept = norm * flows + C * s * qkv  # what q, k and v read is one tensor
-    kept += (4 * C * s + max(4, s) * m.heads) * attention  # q, k, v, the result; log of the softmax's sum
-    kept += C * s * (middle and not attention) + norm * middle + C * s * gate_up  # o reads that result, if kept
+    kept += (4 * m.q * s + max(4, s) * m.heads) * attention  # q, k, v, the result; log of the softmax's sum
+    kept += m.q * s * (middle and not attention) + norm * middle + C * s * gate_up  # o reads that result, if kept
     kept += 2 * M * s * gate + M * s * up + M * s * down  # gate, up; silu(gate); silu(gate) · up
     return kept + rank * s * len(trained - {"lm_head"}), middle or gate_up or down  # s · A x of each adapter
 
@@ -177,4 +198,4 @@ def _names(targets: str | Iterable[str]) -> set[str]:
 def _check_counts(of: str = "", **values: object) -> None:
     for name, value in values.items():
         if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name}{of} is {value!r}; it must be an integer of at least 1")
+            raise ValueError(f"{name}{of} is {value!r}; it must be an integer of at least 1" + (of and f"; {READS}"))

@@ -58,8 +58,8 @@ class Run:
     """One fine-tuning run. `adapter` None trains the weights themselves; `start` names how A and B begin (STARTS).
 
     `base` names what the frozen weights are rounded to first (codes.BASES), None leaves them alone.
-    Raises ValueError for an unknown task, scope, base or start, a rounded base or the start LOFTQ without what it
-    needs, or a learning rate that is not positive and finite.
+    Raises ValueError for an unknown task, scope, split, base or start, for a rounded base or the start LOFTQ without
+    what it needs, and for a learning rate that is not positive and finite.
     """
 
     task: str = "rot13"
@@ -70,11 +70,14 @@ class Run:
     weight_decay: float = 0.0
     start: str = "B zero"
     base: str | None = None
+    split: str = "task"  # the part of the corpus that is trained on; "train" is what the base has read already
     keep: bool = False  # whether the result holds the tuned weights
 
     def __post_init__(self) -> None:
         if self.task not in tasks.TASKS:
             raise ValueError(f"unknown task {self.task!r}; there are {', '.join(tasks.TASKS)}")
+        if self.split not in ("train", "task"):
+            raise ValueError(f"unknown split {self.split!r}; there are train, task (held_out is for measuring)")
         if self.scope not in ("all", "linear"):
             raise ValueError(f"unknown scope {self.scope!r}; there are all, linear")
         if self.start not in (*STARTS, LOFTQ):
@@ -114,7 +117,7 @@ def fine_tune(run: Run, model: nn.Module, preset: Preset) -> dict:
     with threads(1):
         torch.manual_seed(run.seed)
         prepare(model, run)
-        batches = Batches(task_ids(run.task, "task"), preset.batch, length, seed=run.seed)
+        batches = Batches(task_ids(run.task, run.split), preset.batch, length, seed=run.seed)
         losses = fit(model, batches, preset.steps, run.lr, run.weight_decay)
         result = {"losses": losses, **measure(model, run.task, preset)}
     result["trained"] = inject.count_parameters(model)[0]
