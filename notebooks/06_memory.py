@@ -68,7 +68,7 @@ def all_or_some(found):
 
 
 rule = "all figures are ours, to the digits printed: reproduced; some: partly; none: does not add up"
-near = "all measured figures are within 10 % of ours: reproduced; some: partly; none: does not add up"
+near = "ours are within 10 % of all measured figures: reproduced; some: partly; none: does not add up"
 claims = {}
 
 # %% [markdown]
@@ -287,7 +287,9 @@ claims["three_ways"].measure(
 #
 # `peak` is the most bytes there were at any one time, temporary tensors included. Do not expect it to be the sum of
 # the parts. In the first step the optimizer's state is made when the activations are gone already. From the second
-# step on it lies there all the time, so the sum of the parts is what to plan with.
+# step on it lies there all the time. So the sum of the parts is a safe figure to plan with, but an upper bound for
+# them: the gradients are complete only when the activations are gone. For LoRA that makes next to no difference; for
+# full fine-tuning it is up to the size of the gradients.
 #
 # ## Breaking it on purpose
 #
@@ -605,8 +607,9 @@ for unit, mega, giga in (("the model in MB, the total in GB", 1e6, GB), ("all in
 print(f"input gradients, 567 MB over {llama.layers} layers: {567 / llama.layers:.1f} MB a layer (printed: 18 MB)")
 
 # %% [markdown]
-# The last line: the paper says that checkpointing takes "input gradients" from 567 to 18 MB a sequence. That is one
-# layer out of 32, as it should be if only one block at a time is in memory.
+# The last line: the paper says that checkpointing takes "input gradients" from 567 to 18 MB a sequence. The second is
+# one layer's share of the first. But it is not our count: we find several times as much a layer (below), and the inputs
+# of all blocks besides. What the paper counts as "input gradients" it does not say.
 #
 # ## A giant that is not there
 #
@@ -670,14 +673,19 @@ if not check:
 results.record(giant_off=off, giant_bend=bend)
 
 # %% [markdown]
-# The activations once more, as bytes a token. Divided by layers and width they are a number that hardly depends on the
-# model: how many tensors of the model's width a block keeps.
+# The activations once more, as bytes a token. Divided by layers and width they say how many tensors of the model's
+# width a block keeps. Does that number depend on the model?
 
 # %%
-for method in METHODS[:2]:
-    kept = training_bytes(giant, method, 1, 512, 16, adapted, precision=BFLOAT16).activations / 512
-    each = kept / (2 * giant.num_hidden_layers * giant.hidden_size)
-    print(f"{method}: {kept / 1e6:.2f} MB of activations a token, {each:.1f} tensors of the model's width in a block")
+for name, shape in {"LLaMA-7B": llama, "LLaMA-13B": MODELS["LLaMA-13B"], "LLaMA-65B": MODELS["LLaMA-65B"]}.items():
+    kept = training_bytes(shape, "lora", 1, 512, 16, precision=BFLOAT16).activations / 512
+    each = kept / (2 * shape.layers * shape.width)
+    print(f"{name}, LoRA: {kept / 1e6:.2f} MB of activations a token, {each:.1f} tensors of its width in a block")
+
+# %% [markdown]
+# The table of shapes above has 4 + 2 + 1 + 1 tensors of the width, and four of the MLP's width, which is 2.7 times as
+# wide. Most of the rest are the norms: they compute in float32 and keep that, also in a 16-bit model, so their two
+# tensors count twice. The head and the last norm come on top, shared by all blocks.
 
 # %% [markdown]
 # ## The stack of bytes
@@ -793,10 +801,11 @@ results.figure(fig, "fits", "Dots: with checkpointing. The thick line leads to w
 #
 # `tokens = S / a`
 #
-# activations are as large as the saving. We call it the **crossover**. It is no point where LoRA stops to save. Full
+# activations are as large as the saving. We call it the **crossover**. LoRA does not stop saving there. Full
 # fine-tuning then holds the frozen weights, `S`, and activations that are about `S` again; LoRA holds the weights and
 # activations. So the ratio there is nearer to 2 the smaller the weights are beside `S`. Only well beyond the crossover
-# LoRA saves next to nothing: a fifth or less, a ratio of 1.25 or less.
+# LoRA saves next to nothing: a fifth or less, a ratio of 1.25 or less. (All ratios here compare sums of parts. The
+# peaks of full fine-tuning are lower than its sum, so LoRA's saving is, if anything, smaller than shown.)
 #
 # Predict how it depends on the model's width `d`. `S` is proportional to the number of weights, so to layers · d². `a`
 # is proportional to layers · d. What is left?
@@ -869,8 +878,15 @@ for name in ("LLaMA-7B", "LLaMA-13B", "LLaMA-33B", "LLaMA-65B"):
     rows.append(row)
 head = ["STATE32", "ratio at crossover", "1.25 at, tokens", "checkpointing: ratio", "1.25 at, tokens"]
 print(stats.table(head, rows))
+saved, again = saving(llama, STATE32, 16, 512, True)
+with_logits = saved / (again + 8 * llama.vocabulary)
+print(f"LLaMA-7B's crossover with checkpointing: {saved / again:,.0f} tokens; {with_logits:,.0f} with float32 logits")
 
 # %% [markdown]
+# Take the columns with checkpointing as upper bounds. What lives for a moment is not in them, and with so few
+# activations left it weighs: the last line adds the logits in float32 and their gradient, 8 bytes for each word of the
+# vocabulary.
+#
 # **What is left is `d`.** `S / a` is proportional to layers · d² / (layers · d): a model twice as wide has twice the
 # crossover, however deep it is. A small model reaches it with few tokens, and so it can be *measured* here, on models
 # small enough to run. The claim, about our own accounting:
@@ -916,7 +932,7 @@ for w, shape in shapes.items():
     found = []
     for b in batches:
         full, lora = (measured_bytes(made(m, shape), b, 64) for m in ("full", "lora"))
-        found.append((64 * b, sum(full.values()) / sum(lora.values()), lora["activations"]))
+        found.append((64 * b, sum(full[p] for p in PARTS) / sum(lora[p] for p in PARTS), lora["activations"]))
     saved = sum(full[part] - lora[part] for part in PARTS if part != "activations")
     (first, _, low), (last, _, high) = found[0], found[-1]
     slope = (high - low) / (last - first)  # measured bytes of activations a token
@@ -1019,8 +1035,10 @@ results.figure(fig, "ratio", words)
 #
 # 1. Is the base frozen? If not, you saw above what happens.
 # 2. How many tokens are in a step? Beyond the crossover, activations are the larger part: switch checkpointing on. It
-#    moves the crossover, and the 1.25, to many more tokens (the tables above have both).
-# 3. Is the tool showing what is *reserved*? `nvidia-smi` shows what torch's allocator has ever asked for.
+#    moves the crossover, and the 1.25, to many more tokens (the tables above have both). Or take fewer tokens at a
+#    time, and add up the gradients of several passes before a step: what counts are the tokens of one pass.
+# 3. Is the tool showing what is *reserved*? `nvidia-smi` shows all that torch's allocator holds, used or not, and the
+#    CUDA context.
 #
 # ### Beside a measurement on a GPU
 #
@@ -1216,13 +1234,16 @@ mine = LlamaConfig(128256, 4096, 14336, 32, 32, 8, 8192)  # or AutoConfig.from_p
 for checkpointed in (False, True):
     print(f"\nQLoRA of an 8B Llama, STATE32, 8 sequences of 2048 tokens, checkpointing {checkpointed}:")
     print(training_bytes(mine, "qlora", batch=8, length=2048, rank=16, precision=STATE32, checkpoint=checkpointed))
+moment = 8 * mine.vocab_size * 8 * 2048 / GB
+print(f"\nnot counted: the logits in float32 and their gradient, {moment:.1f} GB for a moment")
 
 # %% [markdown]
 # What it does not count, so that you leave room for it:
 #
 # - the CUDA context, and the workspaces of cuBLAS and others: from several hundred MB to 1 GB;
 # - tensors that live for a moment: the logits once more in float32 and their gradient (with a vocabulary of 128,000
-#   that is 0.5 MB a token, each), the decoded slice of a 4-bit weight, the optimizer's temporary copies;
+#   that is 0.5 MB a token, each; the last line above has the sum), the decoded slice of a 4-bit weight, the
+#   optimizer's temporary copies;
 # - fragmentation: memory that the allocator holds in pieces that nobody can use;
 # - attention that keeps its T × T matrix, norms or rotary positions that keep more than ours, dropout masks.
 #
