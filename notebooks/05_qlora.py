@@ -248,8 +248,9 @@ print(stats.table(["layer", "shape", "what was lost", "|lost| / |W|", "rank 4 ho
 
 # %% [markdown]
 # Compare with the rows of pure noise of the same shape, not with 4 / 128 and 16 / 128: even noise has directions in
-# which it happens to be larger. Whatever lies above that row is structure. So the start mostly gives back a share
-# that any matrix would give. What makes it worth more at 2 bits is that there is so much more to give back.
+# which it happens to be larger. Whatever lies above that row is structure. Then compare these shares with the share
+# of the *loss* that the start gave back in the table before, at 4 bits and at 2. The loss can grow faster than the
+# square of the error, and then taking off the largest directions pays more than their share.
 #
 # ## Training over each base
 #
@@ -365,13 +366,13 @@ print("more training closes more, the adapter was not done" if more else "no mor
 results.record(won_back={label: won_back(label) for label in list(arms)[1:]}, won_back_in_twice_the_steps=twice)
 
 # %% [markdown]
-# Why is a smaller share won back at 4 bits than at 2? In nats it is the other way round: what NF2 leaves open is
-# many times NF4's whole gap. In neither case can rank 16 undo the rounding, which moved every weight a little, in
-# nearly random directions; that takes a full rank. The adapter has to find other changes that lower the loss. At 2
-# bits the damage is large, so its gradient is clear. At 4 bits it is a few thousandths of a nat, and we think that
-# 16 windows hardly show it; the run with twice the steps fits that, but does not prove it. (The verdict goes by the
-# mean alone: look whether its interval reaches below one half. The intervals are over seeds; the text is the same
-# for all, so what its choice does is not in them.)
+# Where a smaller share is won back at 4 bits than at 2, look at the nats as well: what NF2 leaves open after
+# training, beside NF4's whole gap. In neither case can rank 16 undo the rounding, which moved every weight a little,
+# in nearly random directions; that takes a full rank. The adapter has to find other changes that lower the loss.
+# Large damage has a clear gradient. Damage as small as NF4's, we think, hardly shows in a batch of a few windows;
+# whether twice the steps close more is a hint, and no proof. (The verdict goes by the mean alone: look whether its
+# interval reaches below one half. The intervals are over seeds; the text is the same for all, so what its choice
+# does is not in them.)
 #
 # Now the codes and the starts against each other.
 
@@ -399,8 +400,8 @@ print(f"NF4 minus FP4 before training: {apart:+.4f}")
 # difference in loss is too small to tell from the accidents of rounding. What cannot be told apart before training
 # will hardly be told apart after it.
 #
-# And LoftQ's start? Compare its lead before and after training, in the lines above. An adapter that starts at zero
-# learns by itself most of what the SVD gives. What is left of the lead at 2 bits is still far more than at 4.
+# And LoftQ's start? Compare its lead before and after training, in the lines above, at 4 bits and at 2. What has
+# gone from it is what an adapter that starts at zero learns by itself.
 #
 # %%
 fig, axes = plots.canvas(2, width=9, height=3.6, width_ratios=[3, 2])
@@ -450,9 +451,9 @@ seen = "no interval with one seed" if half != half else "no difference to see" i
 print(f"NF4 minus 16 bit: {mean:+.4f} ± {half:.4f} nats: {seen}")
 
 # %% [markdown]
-# How strong is this evidence? The gain is some three nats, so one per cent of it is several times what NF4 cost on
-# English before training. The test can find an adapter that learns clearly worse over NF4. It cannot find a loss of
-# a few thousandths: the runs differ by more than that from seed to seed.
+# How strong is this evidence? Compare one per cent of the gain with what NF4 cost on English before training. Where
+# the gain is large, the test can find an adapter that learns clearly worse over NF4, but no loss as small as that
+# cost: the interval in the last line says how much the runs differ from seed to seed.
 #
 # ## Merging over a 4-bit base
 #
@@ -669,9 +670,9 @@ path = results.save()
 print("written:", path.name)
 
 # %% [markdown]
-# Keep in mind how small the 4-bit gap is here, in the first table of losses. A difference between good 4-bit codes
-# is smaller still, and no verdict about it from a model of this size should be carried to large ones. The 2-bit
-# lines are the ones where quantization hurts at this scale.
+# Look once more at the first table of losses: how small the 4-bit gap is here, beside the one at 2 bits. No verdict
+# about so small a gap, or about a difference between good 4-bit codes, should be carried from a model of this size
+# to large ones.
 #
 # ## Exercises
 #
