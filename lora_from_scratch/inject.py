@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from lora_from_scratch.dora import DoRALinear
 from lora_from_scratch.lora import LoRALinear, check_hyperparameters, lora_scaling
 from lora_from_scratch.qlora import NF4Linear
 from lora_from_scratch.rslora import rslora_scaling
@@ -44,13 +45,11 @@ class AdapterConfig:
 
     def __post_init__(self) -> None:
         check_hyperparameters(self.rank, self.alpha, self.dropout)
-        if self.dora:
-            raise ValueError("dora is True, but this version has no DoRA layer yet; leave it False")
         check_targets(self.targets)
 
 
 def add_adapters(model: nn.Module, config: AdapterConfig) -> nn.Module:
-    """Freeze `model`, wrap its target layers in LoRALinear, in place, and return it.
+    """Freeze `model`, wrap its target layers in LoRALinear (or DoRALinear), in place, and return it.
 
     A layer that stands at two places (shared modules) gets one adapter, at both. A model keeps its train or
     eval mode. If anything is refused, nothing has changed.
@@ -65,9 +64,10 @@ def add_adapters(model: nn.Module, config: AdapterConfig) -> nn.Module:
         raise ValueError(f"the model has adapters already, the first at {first}; merge_adapters first")
     targets = find_targets(model, config.targets)
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    layer_class = DoRALinear if config.dora else LoRALinear
     scaling = rslora_scaling if config.rslora else lora_scaling
     try:
-        swap = {m: LoRALinear(m, config.rank, config.alpha, config.dropout, scaling) for m in targets.values()}
+        swap = {m: layer_class(m, config.rank, config.alpha, config.dropout, scaling) for m in targets.values()}
     except Exception:
         for parameter, flag in flags:  # wrapping freezes; a failure half way must not
             parameter.requires_grad_(flag)

@@ -157,7 +157,7 @@ def test_rates_are_tuned_and_losses_reported_on_different_windows(monkeypatch):
 def test_training_uses_the_fine_tuning_text_under_the_run_s_task(monkeypatch):
     """The characters come from the split "task", transformed; all numbers are the run's and the preset's."""
     calls = []
-    monkeypatch.setattr(finetune, "fit", lambda model, *arguments: calls.append(arguments) or [])
+    monkeypatch.setattr(finetune, "fit", lambda model, *arguments, **_: calls.append(arguments) or [])
     tuned(Run(task="reversed", lr=3e-3, seed=7, weight_decay=0.2))
     ((batches, *rest),) = calls
     assert corpus.decode(batches.ids) == made_up_text()["task"][::-1]
@@ -260,9 +260,11 @@ OTHER_RUNS = {
     "start": "both random",
     "base": "NF4",
     "split": "train",
+    "ratio": 2.0,
+    "snapshots": 2,
     "keep": True,
 }
-OTHER_ADAPTERS = {"alpha": 5, "dropout": 0.1, "targets": ["q_proj"], "rslora": True}
+OTHER_ADAPTERS = {"alpha": 5, "dropout": 0.1, "targets": ["q_proj"], "rslora": True, "dora": True}
 OTHER_PRESETS = {
     "model": replace(SIZES, hidden_size=8),
     "pretrain_steps": 2,

@@ -377,7 +377,6 @@ def test_model_that_is_itself_a_layer_is_refused():
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"dropout": float("nan")}, "dropout is nan"),
         ({"dropout": True}, "dropout is True"),
-        ({"dora": True}, "dora is True, but this version has no DoRA layer yet"),
         ({"targets": []}, r"targets is \[\]"),
         ({"targets": ""}, "targets is ''"),
         ({"targets": [""]}, r"targets is \[''\]"),

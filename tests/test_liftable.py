@@ -10,13 +10,17 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "lora_from_scratch"
 NAMED = ["lora.py", "rslora.py", "loraplus.py", "nf4.py", "paged.py", "lab/llama.py"]
-MUST_EXIST = {"lora.py", "rslora.py", "nf4.py", "paged.py", "lab/llama.py"}
+MUST_EXIST = {"lora.py", "rslora.py", "loraplus.py", "nf4.py", "paged.py", "lab/llama.py"}
 FILES = [name for name in NAMED if (PACKAGE / name).exists() or name in MUST_EXIST]
 FILES += [f"analysis/{path.name}" for path in sorted((PACKAGE / "analysis").glob("[!_]*.py"))]
 
 USES = {  # one line that a student would write next
     "lora.py": "LoRALinear(torch.nn.Linear(5, 3), rank=2, alpha=4)(torch.ones(5)).sum().backward()",
     "rslora.py": "assert rslora_scaling(16, 16) == 4",
+    "loraplus.py": (
+        "layer = torch.nn.Linear(5, 3); layer.B = torch.nn.Parameter(torch.ones(3, 1)); layer.delta_weight = 0\n"
+        "assert [g['lr'] for g in loraplus_param_groups(layer, 1.0)] == [1.0, 16.0]"
+    ),
     "nf4.py": "assert dequantize(quantize(torch.eye(3).numpy())).shape == (3, 3)",
     "paged.py": "PagedAdamW([torch.nn.Parameter(torch.ones(3))], resident_bytes=2**22).step()",
     "lab/llama.py": "assert TinyLlama()(torch.zeros(1, 3, dtype=torch.long)).shape == (1, 3, 128)",

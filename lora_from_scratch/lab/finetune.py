@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from lora_from_scratch import inject, lora, nf4, qlora, quantize, rslora, targets
+from lora_from_scratch import dora, inject, lora, loraplus, nf4, qlora, quantize, rslora, targets
 from lora_from_scratch.analysis import spectra
 from lora_from_scratch.inject import AdapterConfig, add_adapters, is_adapter
 from lora_from_scratch.lab import cache, codes, tasks, train
@@ -21,6 +21,7 @@ from lora_from_scratch.lab.presets import Preset
 from lora_from_scratch.lab.pretrain import base_key, pretrained
 from lora_from_scratch.lab.tasks import fixed_windows, task_ids
 from lora_from_scratch.lab.train import Batches, evaluate, fit, threads
+from lora_from_scratch.loraplus import loraplus_param_groups
 from lora_from_scratch.targets import find_targets
 
 
@@ -48,6 +49,8 @@ def start_from_lost(layer: nn.Module, weight: Tensor) -> None:
     B, A = spectra.low_rank_factors(weight - layer.base.weight, layer.rank)
     layer.A.copy_(A)
     layer.B.copy_(B / layer.scaling)
+    if hasattr(layer, "magnitude"):  # a DoRA layer: the sizes too are those of the weight as it was
+        layer.magnitude.copy_(layer.row_norms())
 
 
 HERE = sys.modules[__name__]
@@ -57,9 +60,10 @@ HERE = sys.modules[__name__]
 class Run:
     """One fine-tuning run. `adapter` None trains the weights themselves; `start` names how A and B begin (STARTS).
 
-    `base` names what the frozen weights are rounded to first (codes.BASES), None leaves them alone.
-    Raises ValueError for an unknown task, scope, split, base or start, for a rounded base or the start LOFTQ without
-    what it needs, and for a learning rate that is not positive and finite.
+    `base` names what the frozen weights are rounded to first (codes.BASES), None leaves them alone. `ratio` is LoRA+'s:
+    B learns at lr · ratio. `snapshots` asks for the weights at that many evenly spaced steps, the last one included.
+    Raises ValueError for an unknown task, scope, split, base or start, for a rounded base, a ratio or the start LOFTQ
+    without what it needs, for a learning rate or a ratio that is not positive and finite, and for negative snapshots.
     """
 
     task: str = "rot13"
@@ -71,6 +75,8 @@ class Run:
     start: str = "B zero"
     base: str | None = None
     split: str = "task"  # the part of the corpus that is trained on; "train" is what the base has read already
+    ratio: float = 1.0
+    snapshots: int = 0
     keep: bool = False  # whether the result holds the tuned weights
 
     def __post_init__(self) -> None:
@@ -90,6 +96,12 @@ class Run:
             raise ValueError(f"start is {LOFTQ!r}, but nothing is quantized; give a base")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr is {self.lr!r}; it must be a positive, finite number")
+        if not 0 < self.ratio < math.inf:
+            raise ValueError(f"ratio is {self.ratio!r}; it must be a positive, finite number")
+        if self.ratio != 1 and self.adapter is None:
+            raise ValueError(f"ratio is {self.ratio!r} without an adapter; there is no B to learn faster, so add one")
+        if self.snapshots < 0:
+            raise ValueError(f"snapshots is {self.snapshots!r}; it is how many to take, so 0 or more")
 
 
 def carry_out(run: Run, preset: Preset) -> dict:
@@ -99,7 +111,7 @@ def carry_out(run: Run, preset: Preset) -> dict:
         "preset": {"steps": preset.steps, "batch": preset.batch, "eval_windows": preset.eval_windows},
         "base": base_key(preset),
         "code": cache.code_version(
-            lora, rslora, nf4, qlora, quantize, inject, targets, codes, spectra, tasks, train, HERE
+            lora, rslora, dora, loraplus, nf4, qlora, quantize, inject, targets, codes, spectra, tasks, train, HERE
         ),
     }
     return cache.cached("run", key, lambda: fine_tune(run, pretrained(preset), preset))
@@ -110,21 +122,42 @@ def fine_tune(run: Run, model: nn.Module, preset: Preset) -> dict:
 
     Gives `task_loss` and `text_loss` (the task and plain English, held out), `tune_loss` (the task on other
     windows of the held-out text: for choosing learning rates), the `losses` of the steps, the number of `trained`
-    parameters, `seconds`, and, if `run.keep`, the tuned `state`, as a state dict on the CPU.
+    parameters, `seconds`, and, if `run.keep`, the tuned `state`, as a state dict on the CPU. With `run.snapshots`, also
+    `snapshots`: for each, {name: weight (out, in)} of the linear layers, an adapter's update within it.
     """
     started = time.perf_counter()
     length = preset.model.max_position_embeddings
     with threads(1):
         torch.manual_seed(run.seed)
+        names = list(find_targets(model, "all-linear"))
         prepare(model, run)
         batches = Batches(task_ids(run.task, run.split), preset.batch, length, seed=run.seed)
-        losses = fit(model, batches, preset.steps, run.lr, run.weight_decay)
+        groups = None if run.ratio == 1 else loraplus_param_groups(model, run.lr, run.ratio, run.weight_decay)
+        recorder = Recorder(model, names, preset.steps, run.snapshots)
+        losses = fit(model, batches, preset.steps, run.lr, run.weight_decay, on_step=recorder, groups=groups)
         result = {"losses": losses, **measure(model, run.task, preset)}
     result["trained"] = inject.count_parameters(model)[0]
     result["seconds"] = time.perf_counter() - started
     if run.keep:
         result["state"] = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    if run.snapshots:
+        result["snapshots"] = recorder.snapshots
     return result
+
+
+class Recorder:
+    """Called after every step, copies the weights of the layers called `names` at `count` evenly spaced steps."""
+
+    def __init__(self, model: nn.Module, names: list[str], steps: int, count: int) -> None:
+        self.model, self.names, self.step = model, names, 0
+        self.due = {steps * (i + 1) // count for i in range(count)}
+        self.snapshots: list[dict[str, Tensor]] = []
+
+    def __call__(self) -> None:
+        self.step += 1
+        if self.step in self.due:
+            weights = {name: self.model.get_submodule(name).weight for name in self.names}
+            self.snapshots.append({name: weight.detach().cpu().clone() for name, weight in weights.items()})
 
 
 def prepare(model: nn.Module, run: Run) -> None:

@@ -73,7 +73,7 @@ def sweep(methods: dict[str, Run], preset: Preset, grid: tuple[float, ...] = GRI
         for label in methods:
             rates = next_rates(tried[label]) if tried[label] else list(grid)
             jobs += [(label, rate) for rate in rates[: budget - len(tried[label])]]
-        runs = [replace(methods[label], lr=rate, seed=0, keep=False) for label, rate in jobs]
+        runs = [replace(methods[label], lr=rate, seed=0, keep=False, snapshots=0) for label, rate in jobs]
         for (label, rate), result in zip(jobs, carry_out_all(runs, preset), strict=True):
             tried[label][rate] = result["tune_loss"]
         if all(len(rates) >= budget for rates in tried.values()):

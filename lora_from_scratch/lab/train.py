@@ -38,17 +38,22 @@ def fit(
     lr: float,
     weight_decay: float = 0.0,
     on_step: Callable[[], object] = lambda: None,
+    groups: list[dict] | None = None,
 ) -> list[float]:
     """Train the trainable parameters of `model` with AdamW; give the loss of every step, in nats a character.
 
-    The rate rises over the first 5 % of the steps and falls to zero in a straight line. Raises ValueError if
-    nothing is trainable, or if the first step's gradient is zero everywhere: then nothing would ever be learnt.
+    `groups` are parameter groups with rates of their own, such as LoRA+'s; a rate that they leave open is `lr`. Every
+    rate rises over the first 5 % of the steps and falls to zero in a straight line. Raises ValueError if nothing is
+    trainable, if `groups` do not hold just what is trainable, or if the first step's gradient is zero everywhere: then
+    nothing would ever be learnt.
     """
     if steps < 1:
         raise ValueError(f"steps is {steps!r}; training takes at least one")
     parameters = trainable_parameters(model)
     device = parameters[0].device
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+    if groups is not None and {id(p) for g in groups for p in g["params"]} != {id(p) for p in parameters}:
+        raise ValueError("groups do not hold just the trainable parameters; build them from this model, adapters in it")
+    optimizer = torch.optim.AdamW(groups or parameters, lr=lr, weight_decay=weight_decay)
     warmup = max(1, steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda t: min((t + 1) / warmup, (steps - t) / (steps - warmup + 1))
