@@ -53,7 +53,7 @@ def at_start(run: Run, monkeypatch, look: Callable[[nn.Module], object]) -> obje
     """What `look` gives for the model that training would start from."""
     found = []
     with monkeypatch.context() as patch:
-        patch.setattr(finetune, "fit", lambda model, *rest: found.append(look(model)) or [])
+        patch.setattr(finetune, "fit", lambda model, *rest, **_: found.append(look(model)) or [])
         tuned(run)
     return found[0]
 
@@ -388,6 +388,6 @@ def test_a_run_over_a_rounded_base_that_makes_no_sense_is_refused(fields, word):
 def test_a_run_trains_on_the_split_it_names(split, monkeypatch):
     """By default on text that pretraining never saw, or on the pretraining text."""
     seen = []
-    monkeypatch.setattr(finetune, "fit", lambda model, batches, *rest: seen.append(batches.ids) or [])
+    monkeypatch.setattr(finetune, "fit", lambda model, batches, *rest, **_: seen.append(batches.ids) or [])
     tuned(Run(split=split, task="upper"))
     assert torch.equal(seen[0], tasks.task_ids("upper", split)) and Run().split == "task"
