@@ -7,11 +7,13 @@ cannot tell on a shared machine.
 import os
 import platform
 import sys
+from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every model here is built from a configuration
 
 import torch  # noqa: E402
+from torch import nn  # noqa: E402
 
 from benchmarks import quantization, steps  # noqa: E402
 from benchmarks.timing import Row, fastest_of_each  # noqa: E402
@@ -33,7 +35,25 @@ def measure() -> list[Row]:
     kept = (steps.saved_bytes(layer[name]()) for name in ("ours", "PEFT"))
     rows.append(Row("LoRA layer, kept for backward: PEFT", *kept, 1.0, "bytes"))
     rows.append(timed("tiny Llama, full step: transformers", *steps.llama_steps(), 1.05))
-    return rows + measure_quantization()
+    return rows + measure_dora() + measure_quantization()
+
+
+def measure_dora() -> list[Row]:
+    """The rows of DoRA. PEFT builds W0 + s · B A at every step; ours takes its row norms without it.
+
+    For backward PEFT keeps three tensors of (tokens, width), ours two, x and the output: 2/3, and a little for the
+    smaller ones. PEFT's W0 + s · B A is gone by then, since no gradient goes through the norm.
+    """
+
+    def both(reference: nn.Module) -> Iterator[steps.Step]:
+        return (steps.layer_step(layer) for layer in (steps.ours_layer(dora=True), reference))
+
+    kept = (steps.saved_bytes(layer) for layer in (steps.ours_layer(dora=True), steps.peft_layer(dora=True)))
+    return [
+        timed("DoRA step, layer inside a network: PEFT's DoRA", *both(steps.peft_layer(dora=True)), 0.45),
+        timed("DoRA step, layer inside a network: our LoRA", *both(steps.ours_layer()), 1.2),
+        Row("DoRA layer, kept for backward: PEFT's DoRA", *kept, 0.7, "bytes"),
+    ]
 
 
 def measure_quantization() -> list[Row]:

@@ -4,6 +4,7 @@ A step is forward, backward, one AdamW update and the reset of the gradients. PE
 first values differs by chance only, so times don't depend on it.
 """
 
+import weakref
 from collections.abc import Callable
 
 import peft
@@ -31,15 +32,16 @@ class Holder(nn.Module):
         return self.linear(x)
 
 
-def ours_layer() -> nn.Module:
-    """The layer with our adapter."""
-    return add_adapters(Holder(), AdapterConfig(rank=RANK, alpha=ALPHA, targets=["linear"])).linear
+def ours_layer(dora: bool = False) -> nn.Module:
+    """The layer with our adapter, LoRA's or DoRA's."""
+    return add_adapters(Holder(), AdapterConfig(rank=RANK, alpha=ALPHA, targets=["linear"], dora=dora)).linear
 
 
-def peft_layer() -> nn.Module:
+def peft_layer(dora: bool = False) -> nn.Module:
     """The layer with PEFT's adapter: the adapted layer itself, without the model wrapper that PEFT puts around."""
     holder = Holder()
-    peft.get_peft_model(holder, peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["linear"]))
+    config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["linear"], use_dora=dora)
+    peft.get_peft_model(holder, config)
     return holder.linear
 
 
@@ -72,21 +74,30 @@ def layer_step(layer: nn.Module, inside: bool = True) -> Step:
     return step
 
 
+class Kept:
+    """A tensor that autograd holds for backward. It goes when the part of the graph that holds it goes."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
 def saved_bytes(layer: nn.Module) -> int:
-    """Bytes that one forward of the layer keeps for backward: every storage once, but not those it always has."""
+    """Bytes that are kept for backward when a forward has returned: every storage once, but none of the layer's own.
+
+    What a forward saves for a gradient that it then cuts off, by detach(), is gone when it returns and doesn't count.
+    """
     x = torch.randn(TOKENS, WIDTH).requires_grad_()
     own = {t.untyped_storage().data_ptr() for t in (*layer.parameters(), *layer.buffers())}
-    seen = {}
+    kept = weakref.WeakSet()
 
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            seen[storage.data_ptr()] = storage  # held, so that its address is not given to another one
-        return tensor
+    def pack(tensor: Tensor) -> Kept:
+        kept.add(held := Kept(tensor))
+        return held
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda held: held.tensor):
         output = layer(x)
-        total = sum(storage.nbytes() for storage in seen.values())
+        storages = {s.data_ptr(): s.nbytes() for s in (held.tensor.untyped_storage() for held in kept)}
+        total = sum(size for address, size in storages.items() if address not in own)
         output.sum().backward()
     return total
 

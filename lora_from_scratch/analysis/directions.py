@@ -15,10 +15,10 @@ from torch import Tensor
 def magnitude_and_direction(w0: Tensor, w1: Tensor) -> tuple[float, float]:
     """(ΔM, ΔD) between two weights of shape (d_out, d_in), computed in float64 (section 3.2, equations 3 and 4).
 
-    ΔM is in units of the weight. Raises ValueError for shapes that differ or are not two-dimensional, for values
-    that are not finite, and for a row of zeros, which has no direction.
+    ΔM is in units of the weight. Raises ValueError for shapes that differ, are not two-dimensional or have no row,
+    for values that are not finite, and for a row of zeros, which has no direction.
     """
-    if w0.shape != w1.shape or w0.dim() != 2:
+    if w0.shape != w1.shape or w0.dim() != 2 or len(w0) == 0:
         raise ValueError(f"the weights have shapes {tuple(w0.shape)} and {tuple(w1.shape)}; give two of (d_out, d_in)")
     w0, w1 = w0.double(), w1.double()
     size0, size1 = w0.norm(dim=1), w1.norm(dim=1)  # (d_out,)

@@ -7,7 +7,7 @@ import peft
 import torch
 from torch import Tensor, nn
 
-from lora_from_scratch import AdapterConfig, LoRALinear, add_adapters
+from lora_from_scratch import AdapterConfig, DoRALinear, LoRALinear, add_adapters
 
 
 def adapters_of(model: nn.Module) -> dict[str, LoRALinear]:
@@ -23,23 +23,29 @@ def peft_adapters_of(model: peft.PeftModel) -> dict[str, nn.Module]:
 
 @dataclass(frozen=True)
 class Pair:
-    """One model with our adapters, and a copy of it with PEFT's, A and B random and equal."""
+    """One model with our adapters, and a copy of it with PEFT's, A, B and magnitude random and equal."""
 
     ours: nn.Module
     theirs: peft.PeftModel
 
     def factors(self) -> list[tuple[str, nn.Parameter, nn.Parameter]]:
-        """(name, ours, PEFT's) for every A and B."""
+        """(name, ours, PEFT's) for every A and B, and for every magnitude where the adapters are DoRA's."""
         theirs = peft_adapters_of(self.theirs)
         found = []
         for name, layer in adapters_of(self.ours).items():
             found.append((f"{name}.A", layer.A, theirs[name].lora_A["default"].weight))
             found.append((f"{name}.B", layer.B, theirs[name].lora_B["default"].weight))
+            if isinstance(layer, DoRALinear):
+                magnitude = theirs[name].lora_magnitude_vector["default"].weight
+                found.append((f"{name}.magnitude", layer.magnitude, magnitude))
         return found
 
 
 def make_pair(model: nn.Module, config: AdapterConfig) -> Pair:
-    """Adapt two copies of `model`, ours and PEFT's; A as ours starts, B normal, of a size that changes the outputs."""
+    """Adapt two copies of `model`, ours and PEFT's; A as ours starts, B normal, of a size that changes the outputs.
+
+    A magnitude is up to a half away from what it starts as, either way.
+    """
     theirs = peft.get_peft_model(copy.deepcopy(model), peft_config(config))
     pair = Pair(add_adapters(copy.deepcopy(model), config), theirs)
     assert adapters_of(pair.ours).keys() == peft_adapters_of(theirs).keys(), "not the same layers"
@@ -47,6 +53,8 @@ def make_pair(model: nn.Module, config: AdapterConfig) -> Pair:
         for name, mine, other in pair.factors():
             if name.endswith(".B"):
                 mine.normal_(std=0.1)
+            if name.endswith(".magnitude"):
+                mine.mul_(0.5 + torch.rand_like(mine))
             other.copy_(mine)
     return pair
 
@@ -59,6 +67,7 @@ def peft_config(config: AdapterConfig) -> peft.LoraConfig:
         lora_dropout=config.dropout,
         target_modules=config.targets if isinstance(config.targets, str) else list(config.targets),
         use_rslora=config.rslora,
+        use_dora=config.dora,
     )
 
 

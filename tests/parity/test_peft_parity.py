@@ -1,9 +1,11 @@
 """Adapters are PEFT's: outputs, gradients, training, merges, counts, and the choice of layers.
 
-A and B are the same random numbers on both sides, B too, since at B = 0 an adapter shows nothing of itself.
+A and B are the same random numbers on both sides, B too, since at B = 0 an adapter shows nothing of itself; and so is
+DoRA's magnitude.
 """
 
 import contextlib
+import copy
 import io
 import itertools
 import random
@@ -29,7 +31,14 @@ from lora_from_scratch.targets import find_targets
 # float32 rounds by 6e-8, grown likewise to about 1e-5 at the most.
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 2e-5}
 every_dtype = pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
-with_and_without_rslora = pytest.mark.parametrize("rslora", [False, True], ids=["lora", "rslora"])
+METHODS = {
+    "lora": {},
+    "rslora": {"rslora": True},
+    "dora": {"dora": True},
+    "rslora+dora": {"rslora": True, "dora": True},
+}
+every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
+lora_and_dora = pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
 BLOCK_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -53,17 +62,17 @@ def small_net(seed: int) -> nn.Module:
     return nn.Sequential(linears[0], nn.Tanh(), nn.Sequential(linears[1], nn.GELU(), linears[2]), nn.Tanh(), linears[3])
 
 
-def llama_case(rslora: bool, dtype: torch.dtype) -> tuple[Pair, Tensor]:
+def llama_case(method: dict, dtype: torch.dtype) -> tuple[Pair, Tensor]:
     """A pair on the tiny Llama, and token ids for it."""
-    config = AdapterConfig(rank=4, alpha=10, targets=BLOCK_LAYERS, rslora=rslora)
+    config = AdapterConfig(rank=4, alpha=10, targets=BLOCK_LAYERS, **method)
     return make_pair(tiny_llama().to(dtype), config), torch.randint(31, (3, 20))
 
 
-def net_case(seed: int, rslora: bool, dtype: torch.dtype) -> tuple[Pair, Tensor]:
+def net_case(seed: int, method: dict, dtype: torch.dtype) -> tuple[Pair, Tensor]:
     """A pair on a random small net, random rank and alpha, and an input for it."""
     choose = random.Random(seed)
     net = small_net(seed).to(dtype)
-    config = AdapterConfig(choose.randint(1, 6), choose.uniform(0.5, 32), targets=r"0|2\.[02]", rslora=rslora)
+    config = AdapterConfig(choose.randint(1, 6), choose.uniform(0.5, 32), targets=r"0|2\.[02]", **method)
     return make_pair(net, config), torch.randn(2, 7, net[0].in_features, dtype=dtype)
 
 
@@ -72,11 +81,11 @@ every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
 
 @every_dtype
-@with_and_without_rslora
+@every_method
 @every_case
-def test_outputs_and_gradients_are_those_of_peft(case, rslora, dtype):
-    """The output of the model, and the gradients of every A and B, are PEFT's; nothing else has a gradient."""
-    pair, x = case(rslora, dtype)
+def test_outputs_and_gradients_are_those_of_peft(case, method, dtype):
+    """The output of the model, and the gradients of every A, B and magnitude, are PEFT's; nothing else has one."""
+    pair, x = case(method, dtype)
     ours, theirs = pair.ours(x), pair.theirs(x)
     assert_near(ours, theirs, TOLERANCES[dtype], "output")
     upstream = torch.randn_like(ours)
@@ -106,11 +115,34 @@ def test_dropout_is_that_of_peft(dtype):
 
 
 @every_dtype
-@with_and_without_rslora
+@pytest.mark.parametrize("p", [0.2, 0.6])
+def test_dropout_of_dora_keeps_the_path_of_the_base(dtype, p):
+    """In train mode PEFT's DoRA drops entries of x from g · W0 x too, all but once W0 x; ours from the update alone.
+
+    Both drop the same entries. PEFT's is then ours with (g - 1) · W0 (drop(x) - x) added.
+    """
+    net = nn.Sequential(nn.Linear(9, 7)).to(dtype)
+    nn.init.normal_(net[0].weight)
+    pair = make_pair(net, AdapterConfig(rank=3, alpha=5, dropout=p, targets=["0"], dora=True))
+    x, outputs = torch.randn(4, 5, 9, dtype=dtype), []
+    for function in (pair.ours.train(), pair.theirs.train(), lambda x: nn.functional.dropout(x, p)):
+        torch.manual_seed(5)
+        outputs.append(function(x).detach())
+    ours, theirs, dropped = outputs
+    layer = pair.ours[0]
+    with torch.no_grad():
+        more = (layer.rescaling() - 1) * ((dropped - x) @ layer.base.weight.T)
+    assert_near(theirs, ours + more, TOLERANCES[dtype], "PEFT's output")
+    assert more.abs().max() > 0.1, "no difference to see"
+    assert_near(pair.theirs.eval()(x), pair.ours.eval()(x), TOLERANCES[dtype], "output in eval mode")
+
+
+@every_dtype
+@every_method
 @every_case
-def test_merged_weights_are_those_of_peft(case, rslora, dtype):
+def test_merged_weights_are_those_of_peft(case, method, dtype):
     """merge_adapters gives the state dict that merge_and_unload gives: the same keys, equal weights and biases."""
-    pair, x = case(rslora, dtype)
+    pair, x = case(method, dtype)
     before = pair.ours(x).detach()
     base = {name: layer.base.weight.clone() for name, layer in adapters_of(pair.ours).items()}
     merged, wanted = merge_adapters(pair.ours), pair.theirs.merge_and_unload().state_dict()
@@ -122,10 +154,10 @@ def test_merged_weights_are_those_of_peft(case, rslora, dtype):
 
 
 @every_dtype
-@with_and_without_rslora
-def test_adamw_takes_the_same_path(rslora, dtype):
-    """Eight steps of AdamW, weight decay included, lead to PEFT's A and B, from the same start to the same losses."""
-    pair, ids = llama_case(rslora, dtype)
+@every_method
+def test_adamw_takes_the_same_path(method, dtype):
+    """Eight steps of AdamW, weight decay included, lead to PEFT's A, B and magnitude, and by the same losses."""
+    pair, ids = llama_case(method, dtype)
     losses = []
     for model in (pair.ours, pair.theirs):
         optimizer = torch.optim.AdamW(trainable_parameters(model), lr=1e-2, weight_decay=0.1)
@@ -158,6 +190,17 @@ def test_a_new_adapter_starts_as_peft_s_does(rank, d_in, d_out):
     assert torch.equal(ours.B, theirs.lora_B["default"].weight) and not ours.B.any()
 
 
+@every_dtype
+def test_a_magnitude_starts_as_peft_s_does(dtype):
+    """The magnitude starts as the row norms that PEFT computes: of W0 alone, since B is zero."""
+    net = tiny_llama().to(dtype)
+    config = AdapterConfig(rank=4, targets=BLOCK_LAYERS, dora=True)
+    theirs = peft_adapters_of(peft.get_peft_model(copy.deepcopy(net), peft_config(config)))
+    for name, layer in adapters_of(add_adapters(net, config)).items():
+        wanted = theirs[name].lora_magnitude_vector["default"].weight
+        assert_near(layer.magnitude, wanted, TOLERANCES[dtype], name)
+
+
 def printed_by(function) -> str:
     """What the function prints."""
     with contextlib.redirect_stdout(io.StringIO()) as out:
@@ -167,9 +210,10 @@ def printed_by(function) -> str:
 
 @pytest.mark.parametrize("model", [tiny_llama, TinyLlama, lambda: small_net(1)], ids=["small", "default", "net"])
 @pytest.mark.parametrize("rank", [1, 13])
-def test_the_printed_line_is_that_of_peft_to_the_letter(model, rank):
+@lora_and_dora
+def test_the_printed_line_is_that_of_peft_to_the_letter(model, rank, dora):
     """print_trainable_parameters prints the line that PEFT's method of this name prints."""
-    pair = make_pair(model(), AdapterConfig(rank=rank, targets=r".*_proj|0|2\.[02]"))
+    pair = make_pair(model(), AdapterConfig(rank=rank, targets=r".*_proj|0|2\.[02]", dora=dora))
     line = printed_by(lambda: print_trainable_parameters(pair.ours))
     assert line == printed_by(pair.theirs.print_trainable_parameters)
     assert line.startswith("trainable params: ") and line.count("\n") == 1
@@ -226,7 +270,7 @@ def test_bfloat16_merges_agree_up_to_one_rounding():
 
     W0 + sBA is rounded to 2^-9 of itself on either side, and PEFT rounds sBA on its own before that: 2^-7 covers both.
     """
-    pair, _ = llama_case(False, torch.bfloat16)
+    pair, _ = llama_case({}, torch.bfloat16)
     with torch.no_grad():
         for _, mine, other in pair.factors():
             other.copy_(mine)
