@@ -204,8 +204,8 @@ stable.measure(fitted, f"exponents {fitted[0]:+.2f} and {fitted[1]:+.2f}, ranks 
 results.record(first={f"{kind}: {name}": values for (kind, name), values in start.items()}, ranks=every_rank)
 
 # %% [markdown]
-# The rows of the gradient and of the descent step are the theory: `s √r`, and up to `s² r`. For plain gradient
-# descent, `alpha / r` starves a high rank.
+# The rows of the gradient and of the descent step are the theory: `s √r`, and between `s² √r` (the terms of the
+# sum are unrelated) and `s² r` (they agree). For plain gradient descent, `alpha / r` starves a high rank.
 #
 # The last two rows are about Adam, which is what everybody trains with. The next cell says where they lie.
 
@@ -400,6 +400,24 @@ if all(len(t.tried) > 1 for t in tuned.values()):
     results.figure(fig, "rates", "Every learning rate tried, on one seed; a ring marks the best one of each rank.")
 else:
     print("The rates were taken from the committed results, so there are no curves to draw.")
+
+# %% [markdown]
+# Look at the left edge of each panel, at rates far below the best. A run there is still at the beginning of its
+# learning when it ends, and the scaling decides how far it comes. The paper's runs share one rate, 0.00005, for
+# all ranks. The next cell makes the same comparison at a low rate of ours.
+
+# %%
+if all(grid[1] in t.tried for t in tuned.values()):
+    for name in SCALINGS:
+        at_low = [tuned[label_of(name, r)].tried[grid[1]] for r in ranks]
+        change = at_low[-1] - at_low[1 if len(ranks) > 2 else 0]
+        words = ", ".join(f"{loss:.3f}" for loss in at_low)
+        print(
+            f"{NAMES[name]} at the rate {grid[1]}: {words}; from rank {low} to {high} the loss changes by {change:+.3f}"
+        )
+    print("One seed each. Compare with the same change at the best rate of rank 1, in the verdict above.")
+else:
+    print("Not measured at this preset; the committed chapter has it.")
 
 # %%
 for name in SCALINGS:
