@@ -263,6 +263,8 @@ tuned_claim = results.claim(
     criterion="the difference has an interval below 0 and a mean below -0.02 nats: reproduced; only the first: partly",
     judge=lambda v: "reproduced" if v[1] and v[0] < -0.02 else "partly" if v[1] else False,
 )
+
+# %%
 rate_claim = results.claim(
     "one_rate",
     says="under alpha / √r one learning rate serves all ranks better than under alpha / r",
@@ -332,6 +334,7 @@ def with_interval(mean, half):
     return f"{mean:+.3f} (one seed, no interval)" if math.isnan(half) else f"{mean:+.3f} ± {half:.3f}"
 
 
+# %%
 low, high = ranks[1] if len(ranks) > 2 else 1, ranks[-1]
 falls = {n: stats.paired(losses_at("shared", n, high), losses_at("shared", n, low)) for n in SCALINGS}
 rs, plain = falls["alpha/sqrt(r)"], falls["alpha/r"]
@@ -448,6 +451,7 @@ trained_claim = results.claim(
 )
 
 
+# %%
 def at_the_end(run, state):
     """(|ΔW|, |gradient of A and B|) of a trained model: over all adapters, the gradient on held-out text."""
     model = pretrained(size)

@@ -118,6 +118,7 @@ def trained_update(optimizer_of, alpha, ratio, steps=30):
     return layer.delta_weight().detach()
 
 
+# %%
 def decaying(groups):
     return torch.optim.AdamW([group | {"weight_decay": 0.1} for group in groups], eps=1e-30)
 
@@ -128,6 +129,8 @@ optimizers = {
     "Adam, weight decay 0.1": decaying,
     "gradient descent": torch.optim.SGD,
 }
+
+# %%
 rows = []
 for name, optimizer_of in optimizers.items():
     row = [name]
@@ -167,6 +170,7 @@ def with_interval(mean, half, digits=3):
     return f"{mean:+.{digits}f} (one seed)" if math.isnan(half) else f"{mean:+.{digits}f} ± {half:.{digits}f}"
 
 
+# %%
 better = results.claim(
     "better",
     says="LoRA+ ends better than LoRA, the learning rate tuned for both",
@@ -195,6 +199,8 @@ best_ratio = results.claim(
     "reproduced; above 1 only: partly",
     judge=lambda v: "reproduced" if v[0] > 1 and v[1] else "partly" if v[0] > 1 else False,
 )
+
+# %%
 beyond = results.claim(
     "beyond_alpha",
     says="LoRA+ gives something that tuning alpha does not",
@@ -406,6 +412,7 @@ def features(run, state):
     return math.sqrt(totals[0] / totals[1]), math.sqrt(totals[2] / totals[3])
 
 
+# %%
 held_out = tasks.fixed_windows(tasks.task_ids("rot13", "held_out"), 32, size.model.max_position_embeddings)
 learnt = {}
 for q in ratios:
@@ -458,7 +465,8 @@ def gain(found):
 
 
 # %%
-if size.name != "quick":
+measured_here = size.name != "quick"
+if measured_here:
     width_claim = results.claim(
         "width",
         says="the gain of a ratio above 1 grows with the width",
@@ -468,6 +476,9 @@ if size.name != "quick":
         "intervals apart: reproduced; larger: partly",
         judge=lambda v: "reproduced" if v[1] - v[0] > v[2] else "partly" if v[1] > v[0] else False,
     )
+
+# %%
+if measured_here:
     wide_methods = {f"ratio {q}": Run(adapter=plain, ratio=q, keep=True) for q in wide_ratios}
     wide_tuned = compare(wide_methods, wide, known=results.known_rates("wide"), grid=grid[:4])
     results.record_sweep("wide", wide_tuned)
@@ -636,7 +647,7 @@ except Exception as error:
 # ```python
 # from peft.optimizers import create_loraplus_optimizer
 #
-# optimizer = create_loraplus_optimizer(model, torch.optim.AdamW, lr=1e-3, loraplus_lr_ratio=16, loraplus_weight_decay=0.0)
+# optimizer = create_loraplus_optimizer(model, torch.optim.AdamW, lr=1e-3, loraplus_lr_ratio=16)
 # ```
 #
 # It follows the authors' code: parameters with one dimension get the higher rate as well, biases and norms no

@@ -223,6 +223,7 @@ detach = results.claim(
 )
 
 
+# %%
 class BuiltNorm(DoRALinear):
     """DoRA with the norm of the sum W0 + s BA, built whole; with a gradient through it if `through`."""
 
@@ -266,6 +267,7 @@ def bytes_kept(model, windows):
     return sum(storage.nbytes() for storage in kept.values())
 
 
+# %%
 windows = tasks.fixed_windows(tasks.task_ids("rot13", "task"), size.batch, size.model.max_position_embeddings)
 ways = {
     "LoRA": LoRALinear,
@@ -558,9 +560,7 @@ with train.threads(1):
             started = time.process_time()
             train.loss_of(model, windows).backward()
             least[name] = min(least[name], time.process_time() - started)
-print(
-    f"Forward and backward at rank 16 take {least['DoRA'] / least['LoRA']:.2f} times as long as LoRA's, on this machine."
-)
+print(f"Forward and backward at rank 16 take {least['DoRA'] / least['LoRA']:.2f} times as long as LoRA's here.")
 
 # %% [markdown]
 # In a model of width 4096, the magnitudes are one part in some two hundred of a rank-16 adapter's parameters, so
@@ -697,6 +697,7 @@ def diagnose(mine, arguments, wrong):
     return f"off by {(got - wanted).abs().max():.2g}, and it is none of the usual mistakes"
 
 
+# %%
 KNOWN = {
     "it is LoRA: nothing is normalized, and the magnitude is not used": lora_merge,
     "the norm runs along the wrong axis: one for each input, where each output needs one": wrong_axis,
