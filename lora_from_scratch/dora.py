@@ -58,20 +58,25 @@ class DoRALinear(LoRALinear):
         """n = ‖W0 + s · B A‖ of each output row, (d_out,), in float32 at least. It takes no gradient.
 
         The three terms cancel in a row that the update all but removes. What is left below their rounding errors is
-        noise, and may be negative, so n² has a floor of that size. A row of zeros has no direction: its n is 1.
+        noise, and may be negative, so n² has a floor of that size.
         """
         wide = torch.promote_types(self.A.dtype, torch.float32)
         W0, A, sB = self.base.weight.to(wide), self.A.to(wide), self.scaling * self.B.to(wide)
-        w_w = torch.linalg.vector_norm(W0, dim=1).square()  # (d_out,) ‖w‖²
-        w_u = ((W0 @ A.T) * sB).sum(dim=1)  # (d_out,) ⟨w, u⟩
-        u_u = ((sB @ (A @ A.T)) * sB).sum(dim=1)  # (d_out,) ‖u‖²
-        terms = w_w + u_u
-        floor = torch.finfo(wide).eps * terms
-        return (w_w + 2 * w_u + u_u).maximum(floor).sqrt().masked_fill(terms == 0, 1)
+        with torch.autocast("cpu" if W0.is_meta else W0.device.type, enabled=False):  # it would round the products
+            w_w = torch.linalg.vector_norm(W0, dim=1).square()  # (d_out,) ‖w‖²
+            w_u = ((W0 @ A.T) * sB).sum(dim=1)  # (d_out,) ⟨w, u⟩
+            u_u = ((sB @ (A @ A.T)) * sB).sum(dim=1)  # (d_out,) ‖u‖²
+        floor = torch.finfo(wide).eps * (w_w + u_u)
+        return (w_w + 2 * w_u + u_u).maximum(floor).sqrt()
 
     def rescaling(self) -> Tensor:
-        """g = magnitude / n, (d_out,). n is rounded as the magnitude was, so that g starts at exactly 1."""
-        return self.magnitude / self.row_norms().to(self.magnitude.dtype)
+        """g = magnitude / n, (d_out,). n is rounded as the magnitude was, so that g starts at exactly 1.
+
+        A row of zeros has no direction to rescale, and is divided by 1. Its magnitude starts at 0 too, and with both at
+        0 neither gets a gradient: such an output stays at its bias.
+        """
+        n = self.row_norms().to(self.magnitude.dtype)
+        return self.magnitude / n.masked_fill(n == 0, 1)
 
     @property
     def weight(self) -> Tensor:

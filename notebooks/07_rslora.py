@@ -144,12 +144,12 @@ SCALINGS = {
 NAMES = {"alpha/r": "alpha / r (LoRA)", "alpha/sqrt(r)": "alpha / √r (rsLoRA)", "alpha": "alpha (no scaling)"}
 COLOURS = {"alpha/r": plots.BLUE, "alpha/sqrt(r)": plots.ORANGE, "alpha": plots.GREEN}
 every_rank = [2**k for k in range(int(math.log2(width)) + 1)]
-some = tasks.fixed_windows(tasks.task_ids("rot13", "task"), 64, size.model.max_position_embeddings)
+some = tasks.fixed_windows(tasks.task_ids("rot13", "task"), 32, size.model.max_position_embeddings)
 
 # %% [markdown]
 # The next functions build the adapters, take the first gradient, and make one step with each optimizer. They
 # measure how far the outputs of the adapted layers move (root mean square), at the very windows that made the
-# gradient: a single one, or 64 of them.
+# gradient: a single one, or 32 of them.
 
 
 # %%
@@ -179,7 +179,7 @@ def first_step(config, windows, seed, lr=1e-4):
 
 # %%
 quantities = ("gradient of B", "descent step", "Adam step")
-draws = range(1 if size.name == "smoke" else 3)
+draws = range(1 if size.name == "smoke" else 2)
 start = {}  # {(what, scaling): one number a rank}
 for what, windows in {"one window": some[:1], "all windows": some}.items():
     for name, config_of in SCALINGS.items():
