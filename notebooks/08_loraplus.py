@@ -391,8 +391,8 @@ results.record(control={f"{name}, {decay}": values for (name, decay), values in 
 # %%
 def features(run, state):
     """(|A - A0| / |A0|, share of the update's output that is due to A's movement), over all layers."""
-    torch.manual_seed(run.seed)
     model = pretrained(size)
+    torch.manual_seed(run.seed)  # after the model is built, as in training: A is drawn next
     prepare(model, run)
     starts = {name: layer.A.detach().clone() for name, layer in model.named_modules() if is_adapter(layer)}
     model.load_state_dict(state)
@@ -510,8 +510,9 @@ else:
 def train_dora(fast_magnitude, seed):
     """The loss on rot13 of DoRA with LoRA+ at ratio 16, the magnitudes in the slow group or in the fast one."""
     with train.threads(1):
+        model = pretrained(size)
         torch.manual_seed(seed)
-        model = add_adapters(pretrained(size), replace(plain, dora=True))
+        add_adapters(model, replace(plain, dora=True))
         groups = loraplus_param_groups(model, lr, ratio=16)
         if fast_magnitude:
             parameters = trainable_parameters(model)

@@ -238,9 +238,10 @@ class BuiltNormThrough(BuiltNorm):
     through = True
 
 
-def with_layers(layer_class, rank):
+def with_layers(layer_class, rank, seed=0):
     """The base with `layer_class` on all linear layers, and only that trainable."""
     model = pretrained(size).requires_grad_(False)
+    torch.manual_seed(seed)
     swap = {module: layer_class(module, rank, 32) for module in find_targets(model, "all-linear").values()}
     replace_modules(model, swap)
     return model
@@ -576,8 +577,7 @@ print(f"Forward and backward at rank 16 take {least['DoRA'] / least['LoRA']:.2f}
 def train_through(seed):
     """The loss on the task with a gradient through the norm, as lab.finetune trains DoRA rank 4."""
     with train.threads(1):
-        torch.manual_seed(seed)
-        model = with_layers(BuiltNormThrough, 4)
+        model = with_layers(BuiltNormThrough, 4, seed)
         batches = train.Batches(tasks.task_ids("rot13", "task"), size.batch, size.model.max_position_embeddings, seed)
         train.fit(model, batches, size.steps, tuned["DoRA rank 4"].run.lr)
         return measure(model, "rot13", size)["task_loss"]

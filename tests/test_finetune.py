@@ -391,3 +391,70 @@ def test_a_run_trains_on_the_split_it_names(split, monkeypatch):
     monkeypatch.setattr(finetune, "fit", lambda model, batches, *rest, **_: seen.append(batches.ids) or [])
     tuned(Run(split=split, task="upper"))
     assert torch.equal(seen[0], tasks.task_ids("upper", split)) and Run().split == "task"
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"ratio": 0.0}, "ratio is 0.0"),
+        ({"ratio": -2.0}, "ratio is -2.0"),
+        ({"ratio": math.inf}, "ratio is inf"),
+        ({"ratio": math.nan}, "ratio is nan"),
+        ({"ratio": 2.0, "adapter": None}, "ratio is 2.0 without an adapter"),
+        ({"snapshots": -1}, "snapshots is -1"),
+    ],
+)
+def test_a_ratio_or_snapshots_out_of_range_are_refused(options, words):
+    """A ratio that is not positive and finite, one without a B to apply to, and a negative count: errors by name."""
+    with pytest.raises(ValueError, match=words):
+        Run(**({"adapter": ADAPTER} | options))
+
+
+def test_a_ratio_gives_b_its_own_rate_and_every_group_the_decay(monkeypatch):
+    """With a ratio, fit gets LoRA+'s groups: every B at lr · ratio, the rest at lr, the run's decay in both."""
+    seen, models = [], [base()]
+    monkeypatch.setattr(finetune, "fit", lambda *rest, groups, **_: seen.append(groups) or [])
+    fine_tune(Run(adapter=ADAPTER, lr=1e-3, ratio=8.0, weight_decay=0.2), models[0], SMALL)
+    slow, fast = seen[0]
+    assert (slow["lr"], fast["lr"], slow["weight_decay"], fast["weight_decay"]) == (1e-3, 8e-3, 0.2, 0.2)
+    named = {id(p): name for name, p in models[0].named_parameters()}
+    assert {named[id(p)].rpartition(".")[2] for p in fast["params"]} == {"B"}
+    assert {named[id(p)].rpartition(".")[2] for p in slow["params"]} == {"A"}
+    tuned(Run(adapter=ADAPTER))
+    assert seen[1] is None, "at ratio 1 there is one group, as ever"
+
+
+@pytest.mark.parametrize("adapter", [None, ADAPTER, replace(ADAPTER, dora=True)], ids=["full", "lora", "dora"])
+@pytest.mark.parametrize("count, steps", [(1, [3]), (2, [1, 3]), (3, [1, 2, 3])])
+def test_snapshots_are_the_weights_at_evenly_spaced_steps(adapter, count, steps, monkeypatch):
+    """Each holds the linear layers' weights, updates within them; the last ones are those of the tuned model."""
+    run = Run(adapter=adapter, lr=1e-2, snapshots=count)
+    model, seen = base(), []
+    original = finetune.fit
+
+    def fit(model, *rest, on_step, **options):
+        def both():
+            on_step()
+            seen.append({n: model.get_submodule(n).weight.detach().clone() for n in names})
+
+        return original(model, *rest, on_step=both, **options)
+
+    names = list(targets.find_targets(model, "all-linear"))
+    monkeypatch.setattr(finetune, "fit", fit)
+    result = fine_tune(run, model, SMALL)
+    assert len(result["snapshots"]) == count and len(seen) == SMALL.steps
+    for step, snapshot in zip(steps, result["snapshots"], strict=True):
+        assert list(snapshot) == names
+        assert all(torch.equal(snapshot[name], seen[step - 1][name]) for name in names)
+    assert not torch.equal(result["snapshots"][-1][names[0]], base().get_submodule(names[0]).weight)
+    assert "snapshots" not in tuned(replace(run, snapshots=0))
+
+
+def test_dora_over_what_was_lost_has_the_sizes_of_the_weight_as_it_was(monkeypatch):
+    """The LoftQ start sets a DoRA layer's magnitudes to the norms of W0 + s · B A, so that it begins unrescaled."""
+    run = Run(adapter=replace(ADAPTER, dora=True), base="NF2", start=finetune.LOFTQ)
+    layers = at_start(run, monkeypatch, lambda model: [m for m in model.modules() if is_adapter(m)])
+    for layer in layers:
+        whole = layer.base.weight + layer.delta_weight()
+        torch.testing.assert_close(layer.magnitude, whole.norm(dim=1))
+        torch.testing.assert_close(layer.weight, whole)

@@ -12,6 +12,7 @@ from torch import nn
 
 from lora_from_scratch import (
     AdapterConfig,
+    DoRALinear,
     LoRALinear,
     add_adapters,
     count_parameters,
@@ -200,6 +201,16 @@ def test_config_reaches_every_layer():
     layers = [module for module in model.modules() if is_adapter(module)]
     assert len(layers) == 2 * len(LAYERS)
     assert {(m.rank, m.alpha, m.scaling, m.dropout) for m in layers} == {(3, 5.0, 5 / 3, 0.25)}
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_config_chooses_the_layer_s_class(dora):
+    """dora=True gives DoRALinear everywhere, with magnitudes that are trained; dora=False gives plain LoRALinear."""
+    model = add_adapters(tiny(), AdapterConfig(rank=2, dora=dora))
+    kinds = {type(module) for module in model.modules() if is_adapter(module)}
+    assert kinds == {DoRALinear if dora else LoRALinear}
+    trained = {name.rpartition(".")[2] for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == ({"A", "B", "magnitude"} if dora else {"A", "B"})
 
 
 def test_dropout_acts_in_train_mode_alone():

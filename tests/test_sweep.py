@@ -290,3 +290,19 @@ def test_known_rates_are_not_used_otherwise(budget, known):
         assert len(tuned[label].tried) >= len(GRID)
         assert tuned[label].run.lr == best_rate(tuned[label].tried)
     assert sum(run.seed == 0 for run in asked) == sum(len(method.tried) for method in tuned.values())
+
+
+def test_the_search_takes_no_snapshots_and_keeps_no_weights():
+    """Runs that only choose a rate hold neither; the final ones hold what the method asks for."""
+    asked: list[Run] = []
+
+    def carry_out_all(runs: list[Run], preset: presets.Preset) -> list[dict]:
+        asked.extend(runs)
+        return [{"tune_loss": abs(math.log10(run.lr) + 2.2)} for run in runs]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "carry_out_all", carry_out_all)
+        compare({"method": Run(snapshots=3, keep=True)}, PRESET)
+    search, final = asked[: -PRESET.seeds], asked[-PRESET.seeds :]
+    assert search and all((run.snapshots, run.keep) == (0, False) for run in search)
+    assert all((run.snapshots, run.keep) == (3, True) for run in final)

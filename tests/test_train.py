@@ -292,3 +292,42 @@ def test_threads_holds_inside_the_block_alone():
     with pytest.raises(KeyError), train.threads(before + 1):
         raise KeyError
     assert torch.get_num_threads() == before
+
+
+def grouped(model: nn.Module) -> list[dict]:
+    """Two groups over what is trainable: the first parameter at four times the rate."""
+    first, *rest = [p for p in model.parameters() if p.requires_grad]
+    return [{"params": [first], "lr": 4e-3, "weight_decay": 0.5}, {"params": rest}]
+
+
+def test_groups_keep_their_own_rates_on_the_way(optimizers):
+    """A group's rate rises and falls as the schedule says; a rate or decay that it leaves open is fit's own."""
+    model = llama()
+    fit(model, batches(), steps=3, lr=1e-3, weight_decay=0.1, groups=grouped(model))
+    first, second = optimizers[-1].param_groups
+    assert (first["initial_lr"], second["initial_lr"]) == (4e-3, 1e-3)
+    assert (first["weight_decay"], second["weight_decay"]) == (0.5, 0.1)
+    assert first["lr"] == pytest.approx(4 * second["lr"])
+
+
+def test_groups_at_one_rate_give_the_numbers_of_no_groups():
+    """Groups that differ in nothing train as a plain list does, to the bit."""
+    plain, parted = llama(), llama()
+    wanted = fit(plain, batches(), steps=4, lr=1e-3)
+    first, *rest = parted.parameters()
+    assert fit(parted, batches(), steps=4, lr=1e-3, groups=[{"params": [first]}, {"params": rest}]) == wanted
+
+
+@pytest.mark.parametrize("case", ["one missing", "a frozen one", "another model's"])
+def test_groups_that_are_not_what_is_trainable_are_refused(case):
+    """Groups that leave a trainable parameter out, or hold another, are an error, and nothing moves."""
+    model = llama()
+    groups = grouped(llama(1) if case == "another model's" else model)
+    if case == "one missing":
+        groups[1]["params"].pop()
+    if case == "a frozen one":
+        groups[1]["params"][-1].requires_grad_(False)
+    before = weights(model)
+    with pytest.raises(ValueError, match="groups do not hold just the trainable parameters"):
+        fit(model, batches(), steps=1, lr=1e-3, groups=groups)
+    assert not changed(model, before)
