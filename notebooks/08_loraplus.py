@@ -255,7 +255,7 @@ if all(len(t.tried) > 1 for t in tuned.values()):
     for i, row in enumerate(cells):
         for j, loss in enumerate(row):
             best = j == row.argmin()
-            colour = "white" if loss < 2.1 else "black"
+            colour = "black" if loss < 2.25 else "white"
             frame = {"fill": False, "ec": colour} if best else None
             ax.text(j, i, f"{loss:.3f}", ha="center", va="center", fontsize=9, color=colour, bbox=frame)
     ax.grid(False)

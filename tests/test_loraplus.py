@@ -57,7 +57,7 @@ def test_the_defaults_are_those_of_the_paper():
 
 
 def test_an_adapter_is_told_by_its_role():
-    """Any module with `delta_weight` and `B` counts, whatever its class; a parameter that is only called B does not."""
+    """Any module with `delta_weight` and `B` counts, whatever its class; only one of the two is not enough."""
 
     class Other(nn.Module):
         def __init__(self) -> None:
@@ -71,7 +71,10 @@ def test_an_adapter_is_told_by_its_role():
             super().__init__()
             self.B = nn.Parameter(torch.ones(2))
 
-    model = nn.Sequential(Other(), Called())
+    class Without(nn.Module):  # a delta_weight, and no B: another kind of adapter
+        def delta_weight(self) -> None: ...
+
+    model = nn.Sequential(Other(), Called(), Without())
     slow, fast = loraplus_param_groups(model, 1.0, 4.0)
     assert [id(p) for p in fast["params"]] == [id(model[0].B)]
     assert {id(p) for p in slow["params"]} == {id(model[0].C), id(model[1].B)}
