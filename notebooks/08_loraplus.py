@@ -491,6 +491,9 @@ if measured_here:
     words = f"{m0:.1%} ± {h0:.1%} at width {size.model.hidden_size}, {m1:.1%} ± {h1:.1%} at {wide.model.hidden_size}"
     width_claim.measure([m0, m1, h0 + h1], words)
     results.record(width_gain=shares)
+    print(
+        f"Mind that the wider base was pretrained for {wide.pretrain_steps} steps, this one for {size.pretrain_steps}."
+    )
 else:
     committed = ROOT / "figures" / "full" / "08_loraplus.json"
     claims = json.loads(committed.read_text())["claims"] if committed.exists() else {}
@@ -499,6 +502,10 @@ else:
     )
 
 # %% [markdown]
+# By the proof, such a gain is a statement about alpha: at the same rank and alpha, the wider model wants a larger
+# alpha, or a larger ratio. That is the paper's theory in other words. But two widths are two points, and their
+# bases differ in more than the width, so hold this one lightly.
+#
 # ## Parameters with one dimension
 #
 # The authors' code gives the higher rate to `B` *and* to every parameter with one dimension, such as a bias. The
