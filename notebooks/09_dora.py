@@ -687,7 +687,7 @@ def my_forward(x, W0, A, B, s, m, bias):
 
 
 # %%
-def diagnose(mine, arguments, wrong):
+def diagnose(mine, arguments, *known):
     """Say whether `mine` is right, and if not, which known mistake it makes."""
     try:
         got, wanted = mine(*arguments), right(*arguments)
@@ -698,7 +698,7 @@ def diagnose(mine, arguments, wrong):
         return f"the shape is {tuple(got.shape)}, and should be {tuple(wanted.shape)}"
     if torch.allclose(got, wanted, atol=1e-5):
         return "right"
-    for words, function in wrong.items():
+    for words, function in (pair for mistakes in known for pair in mistakes.items()):
         if torch.allclose(got, function(*arguments), atol=1e-5):
             return words
     return f"off by {(got - wanted).abs().max():.2g}, and it is none of the usual mistakes"
@@ -716,9 +716,24 @@ KNOWN = {
         x, W0 + m[:, None] * (B @ A) / (B @ A).norm(dim=1, keepdim=True), bias
     ),
 }
+
+
+# %%
+def V_of(W0, A, B, s):
+    return W0 + s * B @ A
+
+
+AXIS = "the norm runs along the wrong axis: one for each input, where each output needs one"
+BROADCAST = "the factor multiplies columns instead of rows: it needs [:, None]"
+LATE = "the update is added after the rescaling: it belongs inside"
+KNOWN_TOO = {
+    AXIS: lambda x, W0, A, B, s, m, bias: F.linear(x, m[:, None] * F.normalize(V_of(W0, A, B, s), dim=0), bias),
+    BROADCAST: lambda x, W0, A, B, s, m, bias: F.linear(x, V_of(W0, A, B, s) * m / V_of(W0, A, B, s).norm(dim=1), bias),
+    LATE: lambda x, W0, A, B, s, m, bias: F.linear(x, m[:, None] * F.normalize(W0, dim=1) + s * B @ A, bias),
+}
 B_now, m_now = states["B ≠ 0, magnitude moved"]
 trained_state = (x, square, A, B_now, s, m_now, some_bias)
-print("your forward:", diagnose(my_forward, trained_state, KNOWN))
+print("your forward:", diagnose(my_forward, trained_state, KNOWN, KNOWN_TOO))
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -746,8 +761,8 @@ def my_merged_forward(x, W0, A, B, s, m, bias):
 
 
 at_start = (x, square, A, states["B = 0"][0], s, norms, some_bias)
-print("at B = 0:", diagnose(my_merged_forward, at_start, {}))
-print("after training:", diagnose(my_merged_forward, trained_state, KNOWN))
+print("at B = 0:", diagnose(my_merged_forward, at_start))
+print("after training:", diagnose(my_merged_forward, trained_state, KNOWN, KNOWN_TOO))
 
 # %% [markdown]
 # The stub is right at `B` = 0. That is the trap.
