@@ -531,6 +531,7 @@ def train_dora(fast_magnitude, seed):
         return measure(model, "rot13", size)["task_loss"]
 
 
+# %%
 seeds = range(1, 1 + min(2, size.seeds))
 magnitudes = {name: [train_dora(is_fast, s) for s in seeds] for name, is_fast in (("slow", False), ("fast", True))}
 for name, values in magnitudes.items():
