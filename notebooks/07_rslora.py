@@ -553,7 +553,7 @@ for r in ranks[1:]:
 # %%
 own, at_shared = gap["own"][0], gap["shared"][0]
 print(
-    f"At rank {high}, rsLoRA - LoRA: {with_interval(*gap['shared'])} at one rate, {with_interval(*gap['own'])} at own rates"
+    f"Rank {high}, rsLoRA - LoRA: {with_interval(*gap['shared'])} at one rate, {with_interval(*gap['own'])} at own ones"
 )
 if own >= 0:
     print("So with the rate tuned there is no advantage left.")
