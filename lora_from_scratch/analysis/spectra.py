@@ -1,14 +1,31 @@
-"""What a weight update is made of: its singular values, its best low-rank part, and how many directions it uses.
+"""What a weight update is made of, and which of a tuned weight's directions are new.
 
-A matrix ΔW of shape (d_out, d_in) is a sum of rank-one pieces, σ_i · u_i v_iᵀ, in order of size (its SVD). Keeping
-the first r of them is the closest that any matrix of rank r can come to it in the Frobenius norm, and the error is
-known: sqrt(σ_{r+1}² + σ_{r+2}² + …) (Eckart and Young, 1936).
+A matrix W of shape (d_out, d_in) is a sum of rank-one pieces, σ_i · u_i v_iᵀ, in order of size (its SVD). The left
+vectors u_i (d_out) are the directions that a layer writes, the right ones v_i (d_in) those that it reads.
+
+**Of an update ΔW**: keeping its first r pieces is the closest that any matrix of rank r can come to it in the Frobenius
+norm, and the error is known: sqrt(σ_{r+1}² + σ_{r+2}² + …) (Eckart and Young, 1936).
+
+**Of a tuned weight W1 = W0 + ΔW**: each of its vectors is compared with all vectors of W0,
+
+    similarity[i, j] = | cos(u_i of W0, u_j of W1) |
+
+An *intruder dimension* is one of the k leading vectors of W1 whose largest similarity with any vector of W0 is below ε:
+large in the new weight, and like nothing in the old one (arXiv 2410.21228, section 3). The vectors are those of W1 and
+not of ΔW: a large ΔW along W0's own vectors makes no intruder.
+
+How alike two unrelated matrices look depends on the width d: a random unit vector has a largest |cosine| of about
+sqrt(2 ln d / d) with a basis, 0.28 at d = 128. In a square layer no vector is below ε unless d > 1/ε².
 
 This file imports nothing of the project: copy it and it runs.
 """
 
+from numbers import Integral, Real
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+SIDES = ("left", "right")
 
 
 def singular_values(matrix: Tensor) -> Tensor:
@@ -35,6 +52,25 @@ def low_rank_factors(delta: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return u[:, :rank] * root, root[:, None] * vt[:rank]
 
 
+def product_svd(B: Tensor, A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The SVD of B A without building it: U (d_out, r), the r singular values, Vᵀ (r, d_in).
+
+    With B = Q_B R_B and Aᵀ = Q_A R_A, all of B A that is not a rotation is the small R_B R_Aᵀ, (r, r). Multiply the
+    singular values by a layer's `scaling` for those of its update. Raises ValueError for factors that are not finite
+    or do not fit, and for a rank above min(d_out, d_in).
+    """
+    B, A = _checked(B), _checked(A)
+    rank = A.shape[0]
+    if B.shape[1] != rank or rank > min(B.shape[0], A.shape[1]):
+        raise ValueError(
+            f"B has shape {tuple(B.shape)} and A {tuple(A.shape)}; give (d_out, r) and (r, d_in) with r at most both"
+        )
+    q_b, r_b = torch.linalg.qr(B)  # (d_out, r), (r, r)
+    q_a, r_a = torch.linalg.qr(A.T)  # (d_in, r), (r, r)
+    u, s, vt = torch.linalg.svd(r_b @ r_a.T)  # all (r, r)
+    return q_b @ u, s, vt @ q_a.T
+
+
 def energy(matrix: Tensor) -> Tensor:
     """The share of the squared Frobenius norm that the first 1, 2, 3, … singular values hold. (min(d_out, d_in),)
 
@@ -55,6 +91,115 @@ def effective_rank(matrix: Tensor) -> float:
     s = singular_values(matrix)
     share = s / s.sum()
     return torch.special.entr(share).sum().exp().item()
+
+
+def similarity(w0: Tensor, w1: Tensor, side: str = "left") -> Tensor:
+    """|cosine| between all singular vectors of w0 (rows) and all of w1 (columns), (n, n) with n = min(d_out, d_in).
+
+    In float32, or float64 where the weights are, from a thin SVD: in a layer with d_out > d_in the d_in left vectors
+    that have a singular value. Raises ValueError for shapes that differ, values that are not finite, an unknown side.
+    """
+    _check_pair(w0, w1)
+    return (_vectors(w0, side)[0].T @ _vectors(w1, side)[0]).abs()
+
+
+def intruder_dimensions(w0: Tensor, w1: Tensor, k: int = 10, epsilon: float = 0.5, side: str = "left") -> list[int]:
+    """Which of the k leading singular vectors of w1 are intruders: their indices, rising, 0 for the largest.
+
+    Args:
+        w0, w1: the weight before and after, (d_out, d_in).
+        k: how many vectors of w1 are looked at.
+        epsilon: below this largest |cosine| with all vectors of w0, a vector counts as an intruder.
+        side: "left", as in the paper, or "right".
+
+    Raises:
+        ValueError: as `similarity`; for a k beyond the rank of w1, whose further vectors mean nothing; for an epsilon
+            outside (0, 1].
+    """
+    _check_pair(w0, w1)
+    if not isinstance(epsilon, Real) or isinstance(epsilon, bool) or not 0 < epsilon <= 1:
+        raise ValueError(f"epsilon is {epsilon!r}; it must be above 0 and at most 1")
+    new, sizes = _vectors(w1, side)
+    rank = int((sizes > sizes[0] * max(w1.shape) * torch.finfo(sizes.dtype).eps).sum())
+    if not isinstance(k, Integral) or isinstance(k, bool) or not 1 <= k <= rank:
+        raise ValueError(f"k is {k!r}; the tuned matrix has rank {rank}, so k runs from 1 to {rank}")
+    best = (_vectors(w0, side)[0].T @ new[:, :k]).abs().amax(dim=0)  # (k,)
+    return (best < epsilon).nonzero().flatten().tolist()
+
+
+def intruders_by_layer(
+    before: dict[str, Tensor], after: dict[str, Tensor], k: int = 10, epsilon: float = 0.5
+) -> dict[str, list[int]]:
+    """`intruder_dimensions` for each weight of two dicts with the same names; a whole model's count is their sum.
+
+    `adapted_weights` gives both dicts for a model with adapters. Raises ValueError as `intruder_dimensions`, with the
+    layer's name, and for names that differ.
+    """
+    if before.keys() != after.keys() or not before:
+        odd = sorted(before.keys() ^ after.keys())
+        raise ValueError(f"the two dicts must name the same weights, at least one; only one has {odd or 'any'}")
+    found = {}
+    for name, w0 in before.items():
+        try:
+            found[name] = intruder_dimensions(w0, after[name], k, epsilon)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    return found
+
+
+@torch.no_grad()
+def adapted_weights(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """({name: W0}, {name: W0 with its update}) of the adapters in `model`, told by their `delta_weight` and `base`.
+
+    Raises ValueError if there are none.
+    """
+    adapters = {n: m for n, m in model.named_modules() if hasattr(m, "delta_weight") and hasattr(m, "base")}
+    if not adapters:
+        raise ValueError("the model has no adapters; for full fine-tuning, compare two state dicts instead")
+    return {n: m.base.weight for n, m in adapters.items()}, {n: m.weight for n, m in adapters.items()}
+
+
+def subspace_similarity(first: Tensor, second: Tensor) -> Tensor:
+    """φ(i, j) of the LoRA paper (section 7.2, equation 4): how much the leading i and j right vectors share.
+
+    φ(i, j) = ‖V_i V_jᵀ‖² / min(i, j), from 0 (nothing) to 1 (one contains the other). `first` (r1, d) and `second`
+    (r2, d) are, say, two A; entry [i - 1, j - 1] of the (r1, r2) result is φ(i, j). Raises ValueError for matrices of
+    another width, or not finite.
+    """
+    if first.dim() != 2 or second.dim() != 2 or first.shape[1] != second.shape[1]:
+        raise ValueError(f"the shapes are {tuple(first.shape)} and {tuple(second.shape)}; give (r1, d) and (r2, d)")
+    shared = (_vectors(first, "right")[0].T @ _vectors(second, "right")[0]).square()  # (r1, r2)
+    i, j = (torch.arange(1, n + 1, dtype=shared.dtype) for n in shared.shape)
+    return shared.cumsum(0).cumsum(1) / torch.minimum(i[:, None], j[None, :])
+
+
+def amplification(w0: Tensor, delta: Tensor, rank: int) -> float:
+    """How much the update amplifies its own leading directions (2106.09685, section 7.3): ‖ΔW‖ / ‖Uᵀ W0 V‖.
+
+    U and V are the leading `rank` vectors of `delta`, so the denominator is what W0 does along them. Raises ValueError
+    as `similarity`, and for a rank outside 1 to min(d_out, d_in).
+    """
+    _check_pair(w0, delta)
+    if not isinstance(rank, Integral) or isinstance(rank, bool) or not 1 <= rank <= min(delta.shape):
+        raise ValueError(f"rank is {rank!r}; for a matrix of shape {tuple(delta.shape)} it runs to {min(delta.shape)}")
+    u, v = (_vectors(delta, side)[0][:, :rank] for side in SIDES)
+    return (delta.norm() / (u.T @ w0.to(u.dtype) @ v).norm()).item()
+
+
+def _vectors(matrix: Tensor, side: str = "left") -> tuple[Tensor, Tensor]:
+    """Singular vectors as columns (d, n), the largest first, and their singular values (n,), from a thin SVD."""
+    if side not in SIDES:
+        raise ValueError(f"side is {side!r}; it is left, the directions written, or right, the directions read")
+    u, s, vt = torch.linalg.svd(_checked(matrix), full_matrices=False)
+    return (u if side == "left" else vt.T), s
+
+
+def _check_pair(w0: Tensor, w1: Tensor) -> None:
+    if w0.shape != w1.shape or w0.dtype != w1.dtype or w0.device != w1.device:
+        raise ValueError(
+            f"the weights are {w0.dtype} of shape {tuple(w0.shape)} on {w0.device} and {w1.dtype} of "
+            f"{tuple(w1.shape)} on {w1.device}; give two of one shape, dtype and device"
+        )
 
 
 def _checked(matrix: Tensor) -> Tensor:
