@@ -106,8 +106,9 @@ print("the same output, merge and gradients;", layer)
 # %% [markdown]
 # ## Four ways to get it wrong, and why a test at B = 0 sees none of them
 #
-# Each line below is a mistake that has been published somewhere. Predict for each: does it give the right output
-# at the start, where `B` is zero and the magnitudes are untouched? And after training?
+# Mistakes like these have been published: a norm along the other axis, a bias that is rescaled, a merge that
+# agrees only at the start. Predict for each of the four: does it give the right output at the start, where `B` is
+# zero and the magnitudes are untouched? And after training?
 
 
 # %%
@@ -543,12 +544,16 @@ elif at_rank < 0:
 # And we let the two train side by side for a moment, to see what DoRA's step costs here.
 
 # %%
-ahead = [
-    dora < lora
+per_rank = [
+    [a - b for a, b in zip(*(tuned[f"{n} rank {r}"].values("task_loss") for n in ("DoRA", "LoRA")), strict=True)]
     for r in dora_ranks
-    for dora, lora in zip(*(tuned[f"{n} rank {r}"].values("task_loss") for n in ("DoRA", "LoRA")), strict=True)
 ]
+ahead = [d < 0 for differences in per_rank for d in differences]
 print(f"At equal rank DoRA is ahead on {sum(ahead)} of {len(ahead)} pairs of runs (rank and seed).")
+overall = stats.interval([float(np.mean(column)) for column in zip(*per_rank, strict=True)])
+print(f"Averaged over the ranks, seed by seed: {with_interval(*overall)} nats.")
+if all(ahead) and size.seeds > 1:
+    print("So a small advantage at equal rank is likely, even where no single rank's interval shows it.")
 halves = [d[1] for d in same_rank.values() if not math.isnan(d[1])]
 if halves:
     print(f"The half widths are {min(halves):.3f} to {max(halves):.3f} nats: a smaller advantage would not show.")
