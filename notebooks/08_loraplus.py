@@ -153,7 +153,7 @@ assert rows[0][1:] == ["0.0e+00"] * 3
 #
 # ## A map of two knobs
 #
-# We train rank 16 with alpha 16, so that `s` is 1, as in the paper, on rot13 (English with every letter moved 13
+# We train rank 16 with alpha 16, so that `s` is 1, a common default, on rot13 (English with every letter moved 13
 # places along). The ratio goes from 1 to 64, and each ratio tries the same number of learning rates. By the proof,
 # the same map shows plain LoRA at alphas from 16 to 1024.
 #
@@ -379,7 +379,7 @@ results.record(control={f"{name}, {decay}": values for (name, decay), values in 
 
 # %% [markdown]
 # So the whole map above is a map of LoRA's alpha. With alpha tuned there is nothing left for LoRA+ to add under
-# Adam without weight decay. What it is, then, is a better default than `alpha = r` with one rate. (With weight
+# Adam without weight decay. What it can be, then, is a better default than `alpha = r` with one rate. (With weight
 # decay the two may differ. The numbers above say by how much here.)
 #
 # ## Does `A` learn?
