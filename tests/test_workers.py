@@ -3,6 +3,7 @@
 Two workers are started, which takes some seconds. They read made-up text from a cache that is laid out for them.
 """
 
+import functools
 import os
 import types
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 from test_tasks import made_up_text, use_made_up_text
 
 from lora_from_scratch import AdapterConfig
-from lora_from_scratch.lab import corpus, train, workers
+from lora_from_scratch.lab import corpus, train, watch, workers
 from lora_from_scratch.lab.finetune import Run, carry_out
 from lora_from_scratch.lab.llama import LlamaConfig
 from lora_from_scratch.lab.presets import PRESETS, Preset
@@ -80,6 +81,18 @@ def test_results_are_in_the_order_of_the_runs_and_do_not_depend_on_the_workers(b
     assert len({result["task_loss"] for result in two}) == len(RUNS), "the runs can be told apart"
 
 
+def test_other_work_can_be_done_with_every_run(build):
+    """Watching instead of carrying out, with arguments of its own: the same here and in a worker."""
+    work = functools.partial(watch.watch, points=2, target=1.0)
+    here = [carry_out_all(RUNS[:2], SMALL, count, work) for count in (1, 2)]
+    for path in (build / "cache").glob("watch-*"):
+        path.unlink()
+    there = carry_out_all(RUNS[:2], SMALL, 2, work)
+    for results in (*here, there):
+        assert [result["steps"] for result in results] == [[0, 1, 3]] * 2
+        assert [result["text_loss"] for result in results] == [result["text_loss"] for result in here[0]]
+
+
 def test_weights_come_back_from_a_worker(build):
     """A run that keeps its weights brings them back through the pipe, to the bit."""
     run = replace(RUNS[1], keep=True)
@@ -121,7 +134,7 @@ def test_a_worker_that_dies_is_an_error_and_another_takes_its_place(build):
         carry_out_all([run], SMALL, workers=2)
     fresh = workers._worker(0)
     assert fresh.pid not in {process.pid for process in dead}
-    result = workers._hand_over([fresh], run, SMALL)
+    result = workers._hand_over([fresh], carry_out, run, SMALL)
     assert numbers(result) == numbers(carried_out(build, 1, [run])[0])
 
 
@@ -146,7 +159,7 @@ def test_workers_are_as_many_as_asked_else_as_the_preset_says_else_as_there_are_
     monkeypatch.setattr(workers, "pretrained", lambda preset: None)
     monkeypatch.setattr(workers, "cores", lambda: 3)
     monkeypatch.setattr(workers, "_worker", started.append)
-    monkeypatch.setattr(workers, "_hand_over", lambda idle, run, preset: {"seed": run.seed, "seconds": 1.5})
+    monkeypatch.setattr(workers, "_hand_over", lambda idle, work, run, preset: {"seed": run.seed, "seconds": 1.5})
     monkeypatch.setattr(workers, "SECONDS", [])
     results = carry_out_all(RUNS, replace(SMALL, workers=by_preset), asked)
     assert results == [{"seed": run.seed, "seconds": 1.5} for run in RUNS]

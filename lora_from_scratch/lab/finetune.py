@@ -106,7 +106,12 @@ class Run:
 
 def carry_out(run: Run, preset: Preset) -> dict:
     """The result of `run` at `preset` (see `fine_tune`), from the cache where nothing that decides it has changed."""
-    key = {
+    return cache.cached("run", run_key(run, preset), lambda: fine_tune(run, pretrained(preset), preset))
+
+
+def run_key(run: Run, preset: Preset) -> dict:
+    """Everything that decides the result of `run` at `preset`."""
+    return {
         "run": asdict(run),
         "preset": {"steps": preset.steps, "batch": preset.batch, "eval_windows": preset.eval_windows},
         "base": base_key(preset),
@@ -114,11 +119,10 @@ def carry_out(run: Run, preset: Preset) -> dict:
             lora, rslora, dora, loraplus, nf4, qlora, quantize, inject, targets, codes, spectra, tasks, train, HERE
         ),
     }
-    return cache.cached("run", key, lambda: fine_tune(run, pretrained(preset), preset))
 
 
-def fine_tune(run: Run, model: nn.Module, preset: Preset) -> dict:
-    """Carry out `run` on `model`, a fresh copy of the pretrained base, on one thread.
+def fine_tune(run: Run, model: nn.Module, preset: Preset, on_step: Callable[[], object] = lambda: None) -> dict:
+    """Carry out `run` on `model`, a fresh copy of the pretrained base, on one thread; call `on_step` after every step.
 
     Gives `task_loss` and `text_loss` (the task and plain English, held out), `tune_loss` (the task on other
     windows of the held-out text: for choosing learning rates), the `losses` of the steps, the number of `trained`
@@ -134,7 +138,8 @@ def fine_tune(run: Run, model: nn.Module, preset: Preset) -> dict:
         batches = Batches(task_ids(run.task, run.split), preset.batch, length, seed=run.seed)
         groups = None if run.ratio == 1 else loraplus_param_groups(model, run.lr, run.ratio, run.weight_decay)
         recorder = Recorder(model, names, preset.steps, run.snapshots)
-        losses = fit(model, batches, preset.steps, run.lr, run.weight_decay, on_step=recorder, groups=groups)
+        both = lambda: (recorder(), on_step())  # noqa: E731
+        losses = fit(model, batches, preset.steps, run.lr, run.weight_decay, on_step=both, groups=groups)
         result = {"losses": losses, **measure(model, run.task, preset)}
     result["trained"] = inject.count_parameters(model)[0]
     result["seconds"] = time.perf_counter() - started

@@ -10,7 +10,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from lora_from_scratch.lab import progress
@@ -27,32 +27,39 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def carry_out_all(runs: Sequence[Run], preset: Preset, workers: int | None = None) -> list[dict]:
-    """The results of `runs`, in their order. Raises RuntimeError, with the worker's words, if one fails."""
+def carry_out_all(
+    runs: Sequence[Run], preset: Preset, workers: int | None = None, work: Callable | None = None
+) -> list[dict]:
+    """The results of `runs`, in their order. Raises RuntimeError, with the worker's words, if one fails.
+
+    `work(run, preset)` is what is done with each; without it, `carry_out`. It travels as a pickle, so it is a function
+    of a module, such as `watch.watch`, or a functools.partial of one.
+    """
+    work = work or carry_out
     pretrained(preset)  # once, before the workers look for it
     workers = workers or preset.workers or cores()
     results: list[dict] = [{}] * len(runs)
     with progress.bar(total=len(runs), desc="training runs") as shown:
-        for i, result in _here(runs, preset) if workers == 1 else _in_processes(runs, preset, workers):
+        for i, result in _here(runs, preset, work) if workers == 1 else _in_processes(runs, preset, workers, work):
             results[i] = result
             SECONDS.append(result["seconds"])
             shown.update()
     return results
 
 
-def _here(runs: Sequence[Run], preset: Preset) -> Iterator[tuple[int, dict]]:
+def _here(runs: Sequence[Run], preset: Preset, work: Callable) -> Iterator[tuple[int, dict]]:
     for i, run in enumerate(runs):
         try:
-            yield i, carry_out(run, preset)
+            yield i, work(run, preset)
         except Exception as error:
             raise RuntimeError(f"{run} failed: {error}") from error
 
 
-def _in_processes(runs: Sequence[Run], preset: Preset, workers: int) -> Iterator[tuple[int, dict]]:
+def _in_processes(runs: Sequence[Run], preset: Preset, workers: int, work: Callable) -> Iterator[tuple[int, dict]]:
     pool = ThreadPoolExecutor(workers)
     try:
         idle = [_worker(i) for i in range(workers)]
-        waiting = {pool.submit(_hand_over, idle, run, preset): i for i, run in enumerate(runs)}
+        waiting = {pool.submit(_hand_over, idle, work, run, preset): i for i, run in enumerate(runs)}
         for future in as_completed(waiting):
             yield waiting[future], future.result()
     finally:
@@ -69,10 +76,10 @@ def _worker(_: int) -> subprocess.Popen:
     return process
 
 
-def _hand_over(idle: list[subprocess.Popen], run: Run, preset: Preset) -> dict:
+def _hand_over(idle: list[subprocess.Popen], work: Callable, run: Run, preset: Preset) -> dict:
     process = idle.pop()
     try:
-        pickle.dump((run, preset), process.stdin)
+        pickle.dump((work, run, preset), process.stdin)
         process.stdin.flush()
         error, result = pickle.load(process.stdout)
     except (EOFError, BrokenPipeError):
@@ -85,7 +92,7 @@ def _hand_over(idle: list[subprocess.Popen], run: Run, preset: Preset) -> dict:
 
 
 def _serve() -> None:
-    """The worker's side: read (run, preset), answer (error or None, result), until the pipe closes."""
+    """The worker's side: read (work, run, preset), answer (error or None, result), until the pipe closes."""
     import signal
     import traceback
 
@@ -93,11 +100,11 @@ def _serve() -> None:
     answers, sys.stdout = sys.stdout.buffer, sys.stderr  # so that a print cannot get between the pickles
     while True:
         try:
-            run, preset = pickle.load(sys.stdin.buffer)
+            work, run, preset = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
         try:
-            answer = (None, carry_out(run, preset))
+            answer = (None, work(run, preset))
         except Exception:
             answer = (traceback.format_exc(), {})
         pickle.dump(answer, answers)
