@@ -15,7 +15,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every model here is built from a
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from benchmarks import quantization, steps  # noqa: E402
+from benchmarks import quantization, spectral, steps  # noqa: E402
 from benchmarks.timing import Row, fastest_of_each  # noqa: E402
 
 
@@ -35,7 +35,7 @@ def measure() -> list[Row]:
     kept = (steps.saved_bytes(layer[name]()) for name in ("ours", "PEFT"))
     rows.append(Row("LoRA layer, kept for backward: PEFT", *kept, 1.0, "bytes"))
     rows.append(timed("tiny Llama, full step: transformers", *steps.llama_steps(), 1.05))
-    return rows + measure_dora() + measure_quantization()
+    return rows + measure_dora() + measure_quantization() + measure_spectra()
 
 
 def measure_dora() -> list[Row]:
@@ -70,6 +70,17 @@ def measure_quantization() -> list[Row]:
         Row("QLoRA layer, kept for backward: LoRA", *kept, 1.0, "bytes"),
     ]
     return rows
+
+
+def measure_spectra() -> list[Row]:
+    """The rows of the spectra; the second one's reference is a limit."""
+    step = spectral.intruder_step()
+    seconds, _ = fastest_of_each(step, step, 3)
+    size = f"{spectral.SIDE} × {spectral.SIDE}"
+    return [
+        timed(f"SVD of B A, {size}: of the product", *spectral.product_svd_steps(), 0.05, repetitions=3),
+        Row("intruder dimensions, the whole tiny Llama: 5 s", 1e3 * seconds, 5000.0, 1.0, "ms"),
+    ]
 
 
 def timed(what: str, ours: steps.Step, reference: steps.Step, bound: float, repetitions: int = 40) -> Row:

@@ -205,26 +205,42 @@ results.figure(fig, "paths", "Loss on English against loss on rot13 along the tr
 # %% [markdown]
 # Read the curves, not the squares. A method whose square stands lower may simply have learnt less.
 #
-# And the learning rate? We repeat it at one rate for all: full fine-tuning's best, and rank 16's best.
+# And the learning rate? We repeat it at one rate for all: full fine-tuning's best, rank 16's best, and a third of
+# full's.
 
 # %%
-rates = {"full's best": tuned["full"].run.lr, "rank 16's best": tuned["rank 16"].run.lr}
-compared = ("full", "rank 1", "rank 4", "rank 16", "rank 64")
-matched = {words: watched({label: replace(methods[label], lr=rate) for label in compared})
-           for words, rate in rates.items()}  # fmt: skip
-columns = {"each at its best": {label: seen[label] for label in compared}, **matched}
-by_rate = {
-    words: {label: [forgotten(r) for r in found] for label, found in runs.items()} for words, runs in columns.items()
+rates = {
+    "a third of full's": tuned["full"].run.lr / 10**0.5,
+    "full's best": tuned["full"].run.lr,
+    "rank 16's best": tuned["rank 16"].run.lr,
 }
-rows = [[label, *(stats.shown(column[label]) for column in by_rate.values())] for label in compared]
+shared = ("full", "rank 1", "rank 4", "rank 16", "rank 64")
+matched = {words: watched({label: replace(methods[label], lr=rate) for label in shared})
+           for words, rate in rates.items()}  # fmt: skip
+by_rate = {words: {k: [forgotten(r) for r in found] for k, found in runs.items()} for words, runs in matched.items()}
+rows = [[label, *(stats.shown(column[label]) for column in by_rate.values())] for label in shared]
 print("forgotten at the same loss on rot13 (nan: a run did not reach it)")
-print(stats.table(["method", *by_rate], rows))
+print(stats.table(["method", *(f"{words} ({rate:.4f})" for words, rate in rates.items())], rows))
 for words in rates:
-    gaps = (
-        f"{label} {with_interval(*stats.paired(by_rate[words][label], by_rate[words]['full']))}" for label in low_ranks
-    )
-    print(f"at {words}, more forgotten than full: {', '.join(gaps)}")
+    gaps = {k: stats.paired(by_rate[words][k], by_rate[words]["full"]) for k in shared[1:]}
+    print(f"at {words}, LoRA - full:", ", ".join(f"{k} {with_interval(*gap)}" for k, gap in gaps.items()))
 results.record(by_rate=by_rate)
+
+# %%
+fig, (ax,) = plots.canvas(width=7)
+ends = {}
+for label in shared:
+    means, halves = zip(*(stats.interval(by_rate[words][label]) for words in rates), strict=True)
+    plots.band(ax, list(rates.values()), means, halves, colours[label])
+    ends[label] = means[-1]
+if not any(map(math.isnan, ends.values())):
+    nudges = plots.apart(ax, ends)
+    for label, end in ends.items():
+        plots.label_end(ax, [rates["rank 16's best"]], [end], label, colours[label], nudges[label])
+ax.set(xscale="log", xlabel="learning rate, the same for all", ylabel="forgotten (nats a character)")
+ax.set_title("The same loss on rot13, the same learning rate")
+results.figure(fig, "rates", "What is forgotten when the target is reached, over a shared learning rate; bars are 95 % "
+               "intervals over seeds. A run that did not reach it is left out.")  # fmt: skip
 
 # %% [markdown]
 # ## Does forgetting follow the intruders?
@@ -260,16 +276,17 @@ def weights_of(result):
 
 # %%
 W0 = {name: layer.weight.detach() for name, layer in find_targets(pretrained(size), "all-linear").items()}
+groups = {(label, tuned[label].run.lr): found for label, found in seen.items() if label != "full, all weights"}
+groups |= {(label, rates[words]): found for words, runs in matched.items() for label, found in runs.items()}
 dots = []
-for group, runs in {"each at its best": seen, **matched}.items():
-    for label, found in runs.items():
-        for r in found:
-            count = at_loss(r["task_loss"], intruder_counts(r), target) / len(W0)
-            change = math.sqrt(sum((w - W0[n]).square().sum().item() for n, w in weights_of(r).items()))
-            if not math.isnan(count) and label != "full, all weights":  # it changes more than these matrices
-                dots.append((label, group, count, change, forgotten(r)))
+for (label, _), found in groups.items():  # a method that is at its best at a shared rate is in it once
+    for r in found:
+        count = at_loss(r["task_loss"], intruder_counts(r), target) / len(W0)
+        change = math.sqrt(sum((w - W0[n]).square().sum().item() for n, w in weights_of(r).items()))
+        if not math.isnan(count):
+            dots.append((label, count, change, forgotten(r)))
 if dots:
-    counts, changes, losses = (np.array([dot[i] for dot in dots]) for i in (2, 3, 4))
+    counts, changes, losses = (np.array([dot[i] for dot in dots]) for i in (1, 2, 3))
     rho, rho_size, rho_both = spearman(counts, losses), spearman(changes, losses), spearman(counts, changes)
 else:
     rho = rho_size = rho_both = math.nan
@@ -283,7 +300,7 @@ results.record(spearman={"intruders": rho, "size": rho_size, "both": rho_both})
 # %%
 fig, axes = plots.canvas(2, width=10.5, height=4.2, sharey=True)
 for label, colour in colours.items():
-    own = np.array([dot[2:] for dot in dots if dot[0] == label]).reshape(-1, 3)
+    own = np.array([dot[1:] for dot in dots if dot[0] == label]).reshape(-1, 3)
     axes[0].scatter(own[:, 0], own[:, 2], color=colour, s=22, label=label)
     axes[1].scatter(own[:, 1], own[:, 2], color=colour, s=22)
 axes[0].set(xlabel="intruders a matrix", ylabel="forgotten (nats a character)")

@@ -24,6 +24,7 @@ USES = {  # one line that a student would write next
     "nf4.py": "assert dequantize(quantize(torch.eye(3).numpy())).shape == (3, 3)",
     "paged.py": "PagedAdamW([torch.nn.Parameter(torch.ones(3))], resident_bytes=2**22).step()",
     "analysis/directions.py": "assert magnitude_and_direction(torch.eye(3), 2 * torch.eye(3)) == (1, 0)",
+    "analysis/mitigation.py": "assert scale_directions(2 * torch.eye(3), [0, 1, 2], 0.5).equal(torch.eye(3))",
     "lab/llama.py": "assert TinyLlama()(torch.zeros(1, 3, dtype=torch.long)).shape == (1, 3, 128)",
 }
 
