@@ -682,10 +682,11 @@ results.figure(fig, "rates", "Intruders at the same loss, over a shared learning
                "first alone (right); bars are 95 % intervals. Runs that did not get there are left out.")  # fmt: skip
 
 # %% [markdown]
-# The count over ten vectors depends on the rate as much as on the method. At one rate, full fine-tuning has as many as
-# LoRA or more, rank 4 at the lower rates apart. But look at the *first* vector alone. At every rank and every rate the
-# leading direction of a matrix that LoRA tuned is mostly a new one. In full fine-tuning it is mostly an old one, and at
-# the lower rates nearly always. Its intruders are further down among the ten, and less new (see the small `ε` above).
+# The count over ten vectors depends on the rate as much as on the method. At one rate full fine-tuning has about as
+# many as LoRA, or more; rank 4 is the exception, at the lower rates. But look at the *first* vector alone. At every
+# shared rate, and at every rank that gets there, the leading direction is a new one far more often under LoRA than in
+# full fine-tuning. What full fine-tuning has of intruders is further down among the ten, and less new (see the small
+# `ε` above).
 #
 # That is the picture of the paper, and it survives the control. But we found it by looking at the results, with `k`
 # as a free choice. Such a find has to stand a test on data that did not suggest it: the next section is one.
