@@ -218,9 +218,9 @@ results.record(amplification=factors)
 
 # %% [markdown]
 # Our `ΔW` is large against `W0`, since rot13 asks a small model for a large change. So a factor above 1 comes
-# easily here. The columns between say more. `W0` does a little more along the directions of `ΔW` than along random
-# ones, and far less than along its own. At rank 64 of a width of 128, half of all directions are "of `ΔW`", and the
-# three columns draw near to each other: there a factor says little.
+# easily here. The columns between say more. At rank 4 `W0` does somewhat more along the directions of `ΔW` than along
+# random ones, and far less than along its own. At rank 64 of a width of 128, half of all directions are "of `ΔW`", and
+# chance gives nearly the same: there a factor says little.
 #
 # ## A direction that was not there
 #
@@ -560,6 +560,10 @@ for e in (0.4, 0.5, 0.6, 0.7):
 results.record(by_epsilon=by_epsilon, by_k=by_k)
 
 # %% [markdown]
+# The methods keep their order over much of the range, but the two ends tell something. At the smallest `ε` only
+# directions as strange as random ones count. Full fine-tuning has next to none of those, and LoRA has some at every
+# rank. And at `k` = 1, the leading vector alone, it is the same. We come back to that, too.
+#
 # Where in the model are they?
 
 # %%
@@ -596,7 +600,8 @@ print(f"counting the intruders of the whole model takes {time.process_time() - s
 results.record(sides=sides)
 
 # %% [markdown]
-# The paper looks at left vectors, the directions that a layer writes. The right ones, which it reads, need not agree.
+# The paper looks at left vectors, the directions that a layer writes. The right ones, which it reads, need not agree,
+# but here their counts nearly do.
 #
 # ## What the updates are made of
 #
@@ -627,6 +632,9 @@ spread.measure(higher, f"effective rank of ΔW: {words}")
 results.record(effective_rank=effective)
 
 # %% [markdown]
+# Full fine-tuning gets to the same loss with the smallest update, spread over the most directions. A low rank needs a
+# larger one.
+#
 # ## Or is it the learning rate?
 #
 # LoRA's best learning rate is higher than full fine-tuning's. A higher rate makes larger steps, and larger steps may
@@ -760,6 +768,10 @@ else:
     print("Skipped at this preset; the committed chapter has it.")
 
 # %% [markdown]
+# At twice the width the picture is the same. At tuned rates LoRA has more intruders than full fine-tuning. At LoRA's
+# rate full fine-tuning has the most of the ten, so the rate matters there as well. And the leading vector tells the
+# methods apart at either rate. Two widths are two points, though, and models in use are many times as wide.
+#
 # ## Exercises
 #
 # **1. Find the intruders.** Write the function. The stub looks at the wrong matrix.
