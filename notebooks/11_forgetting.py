@@ -535,7 +535,7 @@ for ax, label in zip(axes, low_ranks, strict=True):
     ax.set_ylim(paths[:, 1].min() - 0.1, paths[:, 1].max() + 0.1)
     ax.set_title(label)
 axes[0].set_ylabel("loss on English")
-axes[-1].legend(fontsize=8)
+axes[0].legend(fontsize=8, loc="upper right")
 results.figure(fig, "shrink", "Both losses when intruders, or controls, are shrunk or grown (the numbers are factors), "
                "mean over seeds. Lower and further left is better.")  # fmt: skip
 
