@@ -14,6 +14,10 @@
 # not emphasize. "LoRA vs Full Fine-tuning: An Illusion of Equivalence" (Shuttleworth et al., 2024, arXiv 2410.21228)
 # compares the tuned weights themselves. LoRA's hold new, large singular vectors, which it calls *intruder
 # dimensions*. Full fine-tuning's do not. What intruders do to the model is the question of chapter 11.
+#
+# **The task.** The base was pretrained on English. It is tuned to the same English in rot13 (each letter moved by
+# thirteen places), which it has never seen. Losses are in nats a character (the natural logarithm; less is better), and
+# `a ± b` is a mean over seeds with its 95 % interval.
 
 # %%
 import functools
@@ -120,8 +124,8 @@ top = results.claim(
     source="2106.09685, section 7.2",
     published="φ above 0.5 for the first direction alone",
     criterion="for the query matrices, mean over layers and seeds: φ(1, 1) of ranks 8 and 64 above 0.5, and φ(8, 8) "
-    "below 0.5: reproduced; φ(1, 1) above 3 times the floor: partly",
-    judge=lambda v: "reproduced" if v[0] > 0.5 > v[1] else "partly" if v[0] > 3 * v[2] else False,
+    "below 0.5: reproduced; φ(1, 1) above φ(8, 8), and above 3 times the floor: partly",
+    judge=lambda v: "reproduced" if v[0] > 0.5 > v[1] else "partly" if v[0] > max(v[1], 3 * v[2]) else False,
 )
 amplified = results.claim(
     "amplification",
@@ -692,7 +696,7 @@ results.figure(fig, "rates", "Intruders at the same loss, over a shared learning
 # %% [markdown]
 # The count over ten vectors depends on the rate as much as on the method. At one rate full fine-tuning has about as
 # many as LoRA, or more; rank 4 is the exception, at the lower rates. But look at the *first* vector alone. At every
-# shared rate, and at every rank that gets there, the leading direction is a new one far more often under LoRA than in
+# shared rate, and at every rank that gets there, the leading direction is a new one more often under LoRA than in
 # full fine-tuning. What full fine-tuning has of intruders is further down among the ten, and less new (see the small
 # `ε` above).
 #

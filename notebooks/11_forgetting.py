@@ -17,6 +17,10 @@
 # located in the intruder dimensions, that shrinking those brings back much of the old at a small price, and that LoRA
 # tends to do worse in sequence, because intruders accumulate. An article that quotes the first version quotes
 # something that the paper no longer says. We test both.
+#
+# **The task.** The base was pretrained on English. It is tuned to the same English in rot13 (each letter moved by
+# thirteen places), which it has never seen. Losses are in nats a character (the natural logarithm; less is better), and
+# `a ± b` is a mean over seeds with its 95 % interval.
 
 # %%
 import functools
@@ -108,7 +112,8 @@ less = results.claim(
     says="LoRA forgets less than full fine-tuning",
     source="2410.21228 version 3, abstract; 2405.09673",
     published="less",
-    criterion="the same, the other way round",
+    criterion="at the same loss on rot13, the loss on English at ranks 1, 4 and 16 is below full fine-tuning's, each "
+    "interval without 0: reproduced; at one or two: partly; at all three above it: does not add up",
     judge=lambda v: two_sided(v[::-1]),
 )
 mirrors = results.claim(
@@ -117,7 +122,7 @@ mirrors = results.claim(
     source="2410.21228 version 1, abstract",
     published="closely mirrors full fine-tuning",
     criterion="at the same loss on rot13, what rsLoRA at rank 64 forgets is within 5 % of what full fine-tuning "
-    "forgets: reproduced; nearer to full than that of the rank (1, 4, 16) which is furthest from it: partly",
+    "forgets: reproduced; nearer to it than what ranks 1, 4 and 16 forget: partly",
     judge=lambda v: "reproduced" if v[0] <= 0.05 else "partly" if v[0] < v[1] else False,
 )
 
@@ -173,11 +178,11 @@ worse.measure([ups, downs], f"forgotten, LoRA - full, in nats: {words}")
 less.measure([ups, downs], f"forgotten, LoRA - full, in nats: {words}")
 mean_lost = {label: stats.interval(values)[0] for label, values in lost.items()}
 off = {label: abs(mean_lost[label] / mean_lost["full"] - 1) for label in (*low_ranks, "rsLoRA rank 64")}
-furthest = max(low_ranks, key=off.get)
+nearest = min(low_ranks, key=off.get)
 mirrors.measure(
-    [off["rsLoRA rank 64"], off[furthest]],
-    f"{mean_lost['rsLoRA rank 64'] / mean_lost['full']:.2f} of what full forgets; {furthest}: "
-    f"{mean_lost[furthest] / mean_lost['full']:.2f}",
+    [off["rsLoRA rank 64"], off[nearest]],
+    f"{mean_lost['rsLoRA rank 64'] / mean_lost['full']:.2f} of what full forgets; {nearest}: "
+    f"{mean_lost[nearest] / mean_lost['full']:.2f}",
 )
 results.record(target=target, forgotten=lost)
 
@@ -541,9 +546,9 @@ results.figure(fig, "shrink", "Both losses when intruders, or controls, are shru
 
 # %% [markdown]
 # Shrinking the intruders by a quarter brings back a fifth of what was forgotten, and costs two percent of what was
-# learnt. Other leading vectors bring back nothing, not even when they move the weights as far. (The random directions
-# are a weak control: `W1` writes little along them, so the weights hardly move.) So the intruders do carry what harms
-# the old text, more than other directions of `W1` do. So far the paper is right.
+# learnt. Other leading vectors bring back nothing, not even when they move the weights nearly as far. (The random
+# directions are a weak control: `W1` writes little along them, so the weights hardly move.) So the intruders do carry
+# what harms the old text, more than other directions of `W1` do. So far the paper is right.
 #
 # But the last treatment knows nothing of directions. It shrinks all of `ΔW` by as much, and brings back more, for the
 # same price. At rank 1 the two are nearly the same thing: the intruder is the update. At ranks 4 and 16 the intruders
@@ -598,7 +603,8 @@ results.record(excess={f"{label} / {c}": value for (label, c), value in excess.i
 # PEFT's `reduce_intruder_dimension` does this, and then cuts the update to the adapter's rank again, so that it fits
 # into an adapter. (`tests/parity` checks that ours gives its numbers.) Two things about it are worth knowing. Its
 # `mitigation_lambda` of 0.75 is called the portion that is *subtracted*, "the higher the value the more"; the code
-# leaves 0.75 and subtracts a quarter. And the cut takes away a part of the mitigation.
+# leaves 0.75 and subtracts a quarter. And the cut changes the weight once more. Predict:
+# does it take away a part of the mitigation?
 
 # %%
 rows = []
@@ -619,8 +625,9 @@ for label in low_ranks:
 print(stats.table(["", "what is done", "rot13 costs", "English wins", "above the line"], rows))
 
 # %% [markdown]
-# "Above the line" is the comparison with `W0 + t ΔW` again: above 0 the equal shrink would have been the better
-# trade. Who takes the docstring at its word and subtracts three quarters pays with most of the task.
+# "Above the line" is the comparison with `W0 + t ΔW` again: above 0 the equal shrink would have been the better trade.
+# The cut changes little, and rather for the better. Who takes the docstring at its word and subtracts three quarters
+# pays with about a third of what was learnt.
 #
 # ## Tasks in sequence
 #
@@ -700,7 +707,7 @@ for order in orders:
         text = stats.shown([r["losses"][-1]["text"] for r in found], 2)
         rows.append([label, *shares_kept, stats.shown(left[label, order], 2), last, text])
     print(" -> ".join(order))
-    header = [f"% of {order[0]} left", f"% of {order[1]} left", "loss on both", f"loss on {order[2]}", "on English"]
+    header = [f"% of {order[0]} left", f"% of {order[1]} left", "their mean loss", f"loss on {order[2]}", "on English"]
     print(stats.table(["method", *header], rows))
 results.record(left={f"{label} / {' '.join(order)}": values for (label, order), values in left.items()})
 
@@ -756,9 +763,11 @@ print(stats.table(["remedy", "order", "earlier tasks", "last task"], rows))
 
 # %% [markdown]
 # A remedy that lowers the loss on the earlier tasks by learning less of the last one is no remedy. Read both columns. A
-# weight decay of 1 helps the earlier tasks here in both orders, and the last task does not pay for
-# it. A higher rank learns the last task better, and does not keep more of the earlier ones that three seeds could show.
-# Nothing keeps much: each method ends far above the loss that it had reached on the earlier tasks.
+# weight decay of 1 helps the earlier tasks here in both orders, and the last task does not pay for it. A higher rank
+# learns the last task better, and does not keep more of the earlier ones that three seeds could show. (The rates were
+# tuned on rot13 alone, and full fine-tuning was given no decay, so this is a hint and not a contest.) Rank 1 has the
+# largest share left, of less that it had learnt. But nothing keeps much: each method ends far above the loss that it
+# had reached on the earlier tasks.
 #
 # ## Exercises
 #
