@@ -89,7 +89,7 @@ methods = {
     "full, all weights": Run(),
 }
 if size.name == "quick":  # as in chapter 10
-    methods = {label: run for label, run in methods.items() if "2r" not in label}
+    methods = {label: run for label, run in methods.items() if "2r" not in label and "all" not in label}
 tuned = compare(methods, size, known=results.known_rates("methods"))
 results.record_sweep("methods", tuned)
 target = 1.02 * max(max(t.values("task_loss")) for t in tuned.values())
@@ -349,8 +349,8 @@ results.figure(fig, "follows", "Each dot is a run (method, learning rate, seed),
 
 # %% [markdown]
 # Each dot is a run that reached the target. A correlation over a handful of methods is thin evidence, whatever its
-# value: methods differ in many things at once, and the learning rate moves both axes.
-# To learn about a cause, change the cause alone.
+# value: methods differ in many things at once, and the learning rate moves both axes. At one rate alone
+# both correlations are weaker. To learn about a cause, change the cause alone.
 #
 # ## Shrink the intruders and nothing else
 #
@@ -498,8 +498,11 @@ def losses_with(weights):
     return found["task_loss"], found["text_loss"]
 
 
-def treat(weights, treatment, c):
-    found = {n: intruder_dimensions(W0[n], w) for n, w in weights.items()}
+def places_of(weights):
+    return {n: intruder_dimensions(W0[n], w) for n, w in weights.items()}
+
+
+def treat(weights, found, treatment, c):
     return {n: treatment(W0[n], w, found[n], c) if found[n] else w for n, w in weights.items()}
 
 
@@ -514,12 +517,12 @@ treated, moved, line = {}, {}, {}
 for label in low_ranks:
     for s, result in enumerate(seen[label]):
         weights = weights_of(result)
-        untouched = losses_with(weights)
+        untouched, found = losses_with(weights), places_of(weights)
         for words, treatment in treatments.items():
             treated[label, s, words] = [
-                untouched if c == 1 else losses_with(treat(weights, treatment, c)) for c in factors
+                untouched if c == 1 else losses_with(treat(weights, found, treatment, c)) for c in factors
             ]
-            moved[label, s, words] = distance(treat(weights, treatment, 0.75), weights) / distance(weights, W0)
+            moved[label, s, words] = distance(treat(weights, found, treatment, 0.75), weights) / distance(weights, W0)
         line[label, s] = [losses_with({n: W0[n] + t * (w - W0[n]) for n, w in weights.items()}) for t in steps]
 
 
@@ -591,14 +594,16 @@ results.figure(fig, "shrink", "Both losses when intruders, or controls, are shru
 
 # %% [markdown]
 # Shrinking the intruders by a quarter brings back a fifth of what was forgotten, and costs two percent of what was
-# learnt. Other leading vectors bring back nothing, not even when they move the weights nearly as far. (The random
-# directions are a weak control: `W1` writes little along them, so the weights hardly move.) So the intruders do carry
-# what harms the old text, more than other directions of `W1` do. So far the paper is right.
+# learnt. Other leading vectors bring back nothing, not even when they move the weights nearly as far. (But those are
+# old directions, on the whole. And the random ones are a weak control: `W1` writes little along them, so the weights
+# hardly move.) So far the paper is right.
 #
-# But the last treatment knows nothing of directions. It shrinks all of `ΔW` by as much, and brings back more, for the
-# same price. At rank 1 the two are nearly the same thing: the intruder is the update. At ranks 4 and 16 the intruders
-# are only a part of the update, and the part that is left does harm too. And look at factor 0: to take the intruders
-# out altogether destroys what was learnt, and at rank 16 it brings back no English at all.
+# The two controls that are made of `ΔW` say more. All of `ΔW`, shrunk by as much, brings back more than the intruders
+# do, for the same price. (At rank 1 the two are nearly the same thing: the intruder is the update.) And the rest of
+# `ΔW`, which is at right angles to the intruders, brings back little at rank 1, about half as much as the intruders at
+# rank 4, and at rank 16 more than they do. So the harm sits in the intruders where they are nearly all of the update.
+# At the higher rank it is spread. And look at factor 0: to take the intruders out altogether destroys most of what was
+# learnt, and at rank 16 it brings back no English.
 #
 # The wide grey line is that simplest mitigation at every strength: use a part of the whole update. It costs no SVD,
 # keeps the rank, and every LoRA has it built in, as its scaling. A treatment is worth its trouble if it runs below and
@@ -657,9 +662,10 @@ for label in low_ranks:
     per_way = {"0.75 stays": [], "0.75 stays, then cut to the rank": [], "0.25 stays, then cut to the rank": []}
     for s, result in enumerate(seen[label]):
         weights, r = weights_of(result), int(label.split()[1])
+        found = places_of(weights)
         whole = treated[label, s, "intruders"][factors.index(1.0)]
         for words, c in zip(per_way, (0.75, 0.75, 0.25), strict=True):
-            changed = treat(weights, treatments["intruders"], c)
+            changed = treat(weights, found, treatments["intruders"], c)
             if "cut" in words:
                 pairs = {n: low_rank_factors(w - W0[n], min(r, *w.shape)) for n, w in changed.items()}
                 changed = {n: W0[n] + B @ A for n, (B, A) in pairs.items()}
