@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-BOOK := $(PY) -m lora_from_scratch.lab.book
+BOOK := $(PY) -m lora_from_scratch.book.run
 PIP_INSTALL := $(PY) -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 CODE := $(wildcard lora_from_scratch tests benchmarks notebooks)
 ONE := $(if $(N),--chapter $(N))

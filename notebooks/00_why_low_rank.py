@@ -24,13 +24,13 @@ import torch
 
 from lora_from_scratch import AdapterConfig, add_adapters, merge_adapters
 from lora_from_scratch.analysis.spectra import effective_rank, energy, low_rank_factors, singular_values
+from lora_from_scratch.book import plots, stats
+from lora_from_scratch.book.results import Results
 from lora_from_scratch.inject import is_adapter
-from lora_from_scratch.lab import plots, stats
 from lora_from_scratch.lab.corpus import corpus
 from lora_from_scratch.lab.finetune import Run, measure
 from lora_from_scratch.lab.presets import preset
 from lora_from_scratch.lab.pretrain import pretrained, untrained
-from lora_from_scratch.lab.results import Results
 from lora_from_scratch.lab.sweep import compare
 from lora_from_scratch.lab.tasks import TASKS, task_ids
 from lora_from_scratch.targets import find_targets

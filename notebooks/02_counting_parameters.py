@@ -24,12 +24,12 @@ from torch import nn
 from lora_from_scratch import AdapterConfig, LoRALinear, add_adapters, count_parameters, print_trainable_parameters
 from lora_from_scratch.analysis import counting
 from lora_from_scratch.analysis.counting import ALL_LINEAR, ATTENTION, MLP, MODELS, lora_parameters, prints_as
-from lora_from_scratch.lab import plots, stats
+from lora_from_scratch.book import plots, stats
+from lora_from_scratch.book.results import Results
 from lora_from_scratch.lab.finetune import Run, measure
 from lora_from_scratch.lab.llama import LlamaConfig, TinyLlama
 from lora_from_scratch.lab.presets import preset
 from lora_from_scratch.lab.pretrain import pretrained
-from lora_from_scratch.lab.results import Results
 from lora_from_scratch.lab.sweep import compare
 from lora_from_scratch.targets import find_targets
 

@@ -25,12 +25,13 @@ import torch
 from torch import nn
 
 from lora_from_scratch import AdapterConfig, LoRALinear, count_parameters, merge_adapters
+from lora_from_scratch.book import plots, stats
+from lora_from_scratch.book.results import Results
 from lora_from_scratch.inject import is_adapter
-from lora_from_scratch.lab import plots, stats, train
+from lora_from_scratch.lab import train
 from lora_from_scratch.lab.finetune import Run, measure, prepare
 from lora_from_scratch.lab.presets import preset
 from lora_from_scratch.lab.pretrain import pretrained
-from lora_from_scratch.lab.results import Results
 from lora_from_scratch.lab.sweep import compare
 from lora_from_scratch.lab.tasks import fixed_windows, task_ids
 

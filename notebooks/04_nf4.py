@@ -34,12 +34,13 @@ import torch
 import torch.nn.functional as F
 
 from lora_from_scratch import nf4
-from lora_from_scratch.lab import plots, stats, train
+from lora_from_scratch.book import plots, stats
+from lora_from_scratch.book.results import Results
+from lora_from_scratch.lab import train
 from lora_from_scratch.lab.codes import CODES, rounded
 from lora_from_scratch.lab.finetune import measure
 from lora_from_scratch.lab.presets import preset
 from lora_from_scratch.lab.pretrain import pretrained
-from lora_from_scratch.lab.results import Results
 from lora_from_scratch.lab.tasks import fixed_windows, task_ids
 from lora_from_scratch.targets import find_targets
 

@@ -24,12 +24,13 @@ from torch import nn
 
 from lora_from_scratch import AdapterConfig, LoRALinear, NF4Linear, add_adapters, nf4, quantize_model
 from lora_from_scratch.analysis.spectra import low_rank_factors
+from lora_from_scratch.book import plots, stats
+from lora_from_scratch.book.results import Results
 from lora_from_scratch.inject import is_adapter
-from lora_from_scratch.lab import codes, plots, stats, tasks, train
+from lora_from_scratch.lab import codes, tasks, train
 from lora_from_scratch.lab.finetune import LOFTQ, Run, carry_out, measure, prepare
 from lora_from_scratch.lab.presets import preset
 from lora_from_scratch.lab.pretrain import pretrained
-from lora_from_scratch.lab.results import Results
 from lora_from_scratch.lab.sweep import compare
 from lora_from_scratch.lab.workers import carry_out_all
 

@@ -29,10 +29,10 @@ from lora_from_scratch import AdapterConfig, NF4Linear, add_adapters, nf4, qlora
 from lora_from_scratch.analysis.counting import ALL_LINEAR, MODELS, lora_parameters, prints_as
 from lora_from_scratch.analysis.memory import BFLOAT16, FLOAT32, MIXED, STATE32, training_bytes
 from lora_from_scratch.analysis.simulate import checkpoint_blocks, measured_bytes, simulated_bytes
-from lora_from_scratch.lab import plots, stats
+from lora_from_scratch.book import plots, stats
+from lora_from_scratch.book.results import Results
 from lora_from_scratch.lab.llama import LlamaConfig, TinyLlama
 from lora_from_scratch.lab.presets import preset
-from lora_from_scratch.lab.results import Results
 
 torch.set_num_threads(1)
 size = preset()

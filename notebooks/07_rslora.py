@@ -24,12 +24,13 @@ import torch
 from torch import nn
 
 from lora_from_scratch import AdapterConfig, LoRALinear, add_adapters, lora_scaling, rslora_scaling
+from lora_from_scratch.book import plots, stats
+from lora_from_scratch.book.results import Results
 from lora_from_scratch.inject import is_adapter
-from lora_from_scratch.lab import plots, stats, tasks, train
+from lora_from_scratch.lab import tasks, train
 from lora_from_scratch.lab.finetune import Run, measure, prepare
 from lora_from_scratch.lab.presets import preset
 from lora_from_scratch.lab.pretrain import pretrained
-from lora_from_scratch.lab.results import Results
 from lora_from_scratch.lab.sweep import compare
 from lora_from_scratch.lab.workers import carry_out_all
 

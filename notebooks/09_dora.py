@@ -34,11 +34,12 @@ from torch import nn
 from lora_from_scratch import AdapterConfig, DoRALinear, LoRALinear, NF4Linear
 from lora_from_scratch.analysis.directions import magnitude_and_direction
 from lora_from_scratch.analysis.spectra import singular_values
-from lora_from_scratch.lab import plots, stats, tasks, train
+from lora_from_scratch.book import plots, stats
+from lora_from_scratch.book.results import Results
+from lora_from_scratch.lab import tasks, train
 from lora_from_scratch.lab.finetune import Run, measure
 from lora_from_scratch.lab.presets import preset
 from lora_from_scratch.lab.pretrain import pretrained
-from lora_from_scratch.lab.results import Results
 from lora_from_scratch.lab.sweep import compare
 from lora_from_scratch.targets import find_targets, replace_modules
 

@@ -40,11 +40,11 @@ from lora_from_scratch.analysis.spectra import (
     stable_rank,
     subspace_similarity,
 )
-from lora_from_scratch.lab import plots, stats
+from lora_from_scratch.book import plots, stats
+from lora_from_scratch.book.results import Results
 from lora_from_scratch.lab.finetune import Run
 from lora_from_scratch.lab.presets import preset
 from lora_from_scratch.lab.pretrain import pretrained
-from lora_from_scratch.lab.results import Results
 from lora_from_scratch.lab.sweep import best_rate, compare, sweep
 from lora_from_scratch.lab.watch import at_loss, intruder_counts, watch
 from lora_from_scratch.lab.workers import carry_out_all

@@ -33,12 +33,12 @@ import torch
 from lora_from_scratch import AdapterConfig
 from lora_from_scratch.analysis.mitigation import scale_directions
 from lora_from_scratch.analysis.spectra import intruder_dimensions, low_rank_factors
-from lora_from_scratch.lab import plots, stats
+from lora_from_scratch.book import plots, stats
+from lora_from_scratch.book.results import Results
 from lora_from_scratch.lab.chain import learn_in_turn
 from lora_from_scratch.lab.finetune import Run, measure
 from lora_from_scratch.lab.presets import preset
 from lora_from_scratch.lab.pretrain import pretrained
-from lora_from_scratch.lab.results import Results
 from lora_from_scratch.lab.sweep import compare
 from lora_from_scratch.lab.watch import at_loss, intruder_counts, watch
 from lora_from_scratch.lab.workers import carry_out_all

@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from lora_from_scratch.lab import book, chapters
+from lora_from_scratch.book import chapters, run
 
 CHAPTER = """\
 # %% [markdown]
@@ -57,10 +57,10 @@ def twice_run(tmp_path_factory):
     source = write(root, CHAPTER)
     texts = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EXPECTED_PYTHON", book.sys.executable)
+        patch.setenv("EXPECTED_PYTHON", run.sys.executable)
         patch.setenv("MPLBACKEND", "agg")
         for _ in range(2):
-            assert book.run(root, "full", commit=True) == []
+            assert run.run(root, "full", commit=True) == []
             texts.append(source.with_suffix(".ipynb").read_text())
     return root, texts
 
@@ -93,15 +93,15 @@ def test_a_chapter_runs_on_this_python_is_told_its_preset_and_keeps_its_warnings
 
 
 def test_what_was_just_committed_is_in_step(twice_run):
-    assert book.check(twice_run[0]) == []
+    assert run.check(twice_run[0]) == []
 
 
 def test_a_failing_chapter_is_named_with_its_cell_and_traceback_and_the_others_still_run(tmp_path, monkeypatch, capfd):
     write(tmp_path, "# %%\nprint(1)\n", "04_fine")
     committed = commit_unrun(write(tmp_path, FAILING))
     before = committed.read_text()
-    monkeypatch.setattr(book, "ledger", lambda *arguments: [])
-    assert book.main(["run", "--preset", "full", "--commit"], root=tmp_path) == 1
+    monkeypatch.setattr(run, "ledger", lambda *arguments: [])
+    assert run.main(["run", "--preset", "full", "--commit"], root=tmp_path) == 1
     out, err = capfd.readouterr()
     assert re.search(r"03_made_up .* FAILED\n04_fine .* ok\n", out)
     for part in ("03_made_up", "cell 03-01", "raise RuntimeError('the norm is off')", "Traceback"):
@@ -129,7 +129,7 @@ def test_a_cell_that_is_not_plain_python_is_refused_by_name(tmp_path, line):
     source = write(tmp_path, f"# %%\nx = 1\n\n# %%\n{line}\n")
     with pytest.raises(ValueError, match=r"03_made_up\.py: cell 03-01 is not plain Python"):
         chapters.read_source(source)
-    assert len(book.run(tmp_path, "smoke")) == 1, "and running it fails, without a kernel"
+    assert len(run.run(tmp_path, "smoke")) == 1, "and running it fails, without a kernel"
 
 
 def test_a_percent_sign_that_continues_an_expression_is_plain_python(tmp_path):
@@ -141,19 +141,19 @@ def test_prose_renews_the_words_and_keeps_the_outputs(tmp_path):
     source = write(tmp_path, CHAPTER)
     committed = commit_unrun(source)
     write(tmp_path, CHAPTER.replace("Two lines", "Three lines") + "\n# %% [markdown]\n# One more.\n")
-    assert "words" in book.check(tmp_path)[0]
-    assert book.prose(tmp_path) == []
+    assert "words" in run.check(tmp_path)[0]
+    assert run.prose(tmp_path) == []
     notebook = nbformat.read(committed, as_version=4)
     assert notebook.cells[2].source.startswith("Three lines") and notebook.cells[4].source == "One more."
     assert [cell.outputs[0].text for cell in chapters.code(notebook)] == ["measured", "measured"]
-    assert book.check(tmp_path) == []
+    assert run.check(tmp_path) == []
 
 
 def test_prose_refuses_a_chapter_whose_code_was_changed(tmp_path):
     committed = commit_unrun(write(tmp_path, CHAPTER))
     before = committed.read_text()
     write(tmp_path, CHAPTER.replace("6 * 7", "6 * 8"))
-    (refusal,) = book.prose(tmp_path)
+    (refusal,) = run.prose(tmp_path)
     assert "03_made_up" in refusal and "make book N=03" in refusal
     assert committed.read_text() == before
 
@@ -187,17 +187,17 @@ def show_a_path(notebook):
 )
 def test_a_committed_notebook_changed_by_hand_is_noticed(tmp_path, change):
     committed = commit_unrun(write(tmp_path, CHAPTER))
-    assert book.check(tmp_path) == []
+    assert run.check(tmp_path) == []
     notebook = nbformat.read(committed, as_version=4)
     change(notebook)
     chapters.save(notebook, committed)
-    assert "03_made_up" in book.check(tmp_path)[0]
+    assert "03_made_up" in run.check(tmp_path)[0]
 
 
 def test_a_missing_notebook_and_one_without_a_source_are_noticed(tmp_path):
     write(tmp_path, CHAPTER)
     commit_unrun(write(tmp_path, CHAPTER, "05_left_over")).with_suffix(".py").unlink()
-    missing, left_over = book.check(tmp_path)
+    missing, left_over = run.check(tmp_path)
     assert "03_made_up" in missing and "make book N=03" in missing
     assert "05_left_over.ipynb is of no chapter" in left_over
 
@@ -209,7 +209,7 @@ def test_figures_and_the_results_that_name_them_are_both_there(tmp_path):
     results.write_text(json.dumps({"figures": {"there.png": "a caption", "gone.png": "another"}}))
     (results.parent / "there.png").touch()
     (results.parent / "old.png").touch()
-    missing, unnamed = book.check(tmp_path)
+    missing, unnamed = run.check(tmp_path)
     assert "gone.png" in missing and "missing" in missing
     assert "old.png" in unnamed
 
@@ -217,11 +217,11 @@ def test_figures_and_the_results_that_name_them_are_both_there(tmp_path):
 def test_a_chapter_number_that_does_not_exist_is_an_error_that_lists_what_there_is(tmp_path):
     write(tmp_path, CHAPTER)
     with pytest.raises(SystemExit, match="03_made_up"):
-        book.sources(tmp_path, "7")
-    assert [path.stem for path in book.sources(tmp_path, "3")] == ["03_made_up"]
+        chapters.sources(tmp_path, "7")
+    assert [path.stem for path in chapters.sources(tmp_path, "3")] == ["03_made_up"]
 
 
 def test_only_what_the_repository_keeps_can_be_committed(tmp_path):
     for preset in ("smoke", "quick"):
         with pytest.raises(SystemExit):
-            book.main(["run", "--preset", preset, "--commit"], root=tmp_path)
+            run.main(["run", "--preset", preset, "--commit"], root=tmp_path)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_from_scratch.lab import ledger
+from lora_from_scratch.book import ledger
 
 
 def claim(**changed: str) -> dict:

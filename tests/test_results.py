@@ -13,9 +13,10 @@ import numpy
 import pytest
 import torch
 
-from lora_from_scratch.lab import cache, presets, results
+from lora_from_scratch.book import results
+from lora_from_scratch.book.results import VERDICTS, Results
+from lora_from_scratch.lab import cache, presets
 from lora_from_scratch.lab.finetune import Run
-from lora_from_scratch.lab.results import VERDICTS, Results
 from lora_from_scratch.lab.sweep import Tuned
 
 SMOKE = presets.preset("smoke")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_from_scratch.lab.stats import STUDENT_T, interval, paired, shown, table
+from lora_from_scratch.book.stats import STUDENT_T, interval, paired, shown, table
 
 NUMBERS = st.floats(-100, 100)
 SAMPLES = st.lists(NUMBERS, min_size=2, max_size=10)

@@ -12,7 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_from_scratch.lab import corpus, finetune, results, tasks
+from lora_from_scratch.book import results
+from lora_from_scratch.lab import corpus, finetune, tasks
 
 ASCII = st.text(st.characters(max_codepoint=127))
 WORDS = "the low rank update of a layer is learnt, and its base stays as it was; (see Also) B = 0 at first.\n".split(

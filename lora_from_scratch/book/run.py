@@ -1,9 +1,9 @@
 """Runs the chapters, and keeps each committed notebook in step with its source.
 
-python -m lora_from_scratch.lab.book run [--preset quick] [--chapter 03]     into build/<preset>/, nothing else
-python -m lora_from_scratch.lab.book run --preset full --commit    and renews notebooks/, figures/ and the ledger
-python -m lora_from_scratch.lab.book prose      renews the words in committed notebooks, runs nothing
-python -m lora_from_scratch.lab.book check      do sources, notebooks, figures and ledger agree?
+python -m lora_from_scratch.book.run run [--preset quick] [--chapter 03]     into build/<preset>/, nothing else
+python -m lora_from_scratch.book.run run --preset full --commit    and renews notebooks/, figures/ and the ledger
+python -m lora_from_scratch.book.run prose      renews the words in committed notebooks, runs nothing
+python -m lora_from_scratch.book.run check      do sources, notebooks, figures and ledger agree?
 """
 
 import argparse
@@ -20,8 +20,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 
+from lora_from_scratch.book.agree import check
+from lora_from_scratch.book.chapters import machine_traces, prose, read_source, save, sources
 from lora_from_scratch.lab.cache import ROOT
-from lora_from_scratch.lab.chapters import check, machine_traces, prose, read_source, save, sources
 from lora_from_scratch.lab.presets import PRESETS, preset
 
 
@@ -90,14 +91,14 @@ def run(root: Path, size: str, number: str | None = None, commit: bool = False) 
 
 def ledger(*arguments: str) -> list[str]:
     """The ledger's own command; a failure of it is one of ours."""
-    command = ["-m", "lora_from_scratch.lab.ledger", *arguments]
+    command = ["-m", "lora_from_scratch.book.ledger", *arguments]
     failed = subprocess.run([sys.executable, *command], cwd=ROOT).returncode != 0
     return [f"failed: python {' '.join(command)}"] if failed else []
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     """The command line above; gives the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m lora_from_scratch.lab.book", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m lora_from_scratch.book.run", description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=("run", "prose", "check"))
     parser.add_argument("--preset", choices=PRESETS, help="default: quick, or gpu with CUDA")
     parser.add_argument("--chapter", metavar="NN", help="one chapter, not all")

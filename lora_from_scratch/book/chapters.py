@@ -6,7 +6,6 @@ nobody wrote (random cell ids, the name of a kernel, times) is counted up or lef
 changes only what was measured.
 """
 
-import json
 import re
 from pathlib import Path
 
@@ -91,26 +90,3 @@ def prose(root: Path, number: str | None = None) -> list[str]:
         except ValueError as error:
             stale.append(str(error))
     return stale
-
-
-def check(root: Path) -> list[str]:
-    """All that disagrees between the sources, the committed notebooks and the figures that their results name."""
-    wrong: list[str] = []
-    for source in sources(root):
-        try:
-            notebook = renewed(source)
-        except ValueError as error:
-            wrong.append(str(error))
-            continue
-        if as_text(notebook) != source.with_suffix(".ipynb").read_text(encoding="utf-8"):
-            wrong.append(f"{source.stem}.ipynb has other words than {source.name}: make prose N={source.name[:2]}")
-        wrong += [f"{source.stem}.ipynb: {trace}" for trace in machine_traces(notebook, root)]
-    results = sorted((root / "figures").glob("*/*.json"))
-    for path in [*sorted((root / "notebooks").glob("*.ipynb")), *results]:
-        if not (root / "notebooks" / f"{path.stem}.py").exists():
-            wrong.append(f"{path.relative_to(root)} is of no chapter")
-    named = {path.parent / name for path in results for name in json.loads(path.read_text(encoding="utf-8"))["figures"]}
-    there = set((root / "figures").glob("*/*.png"))
-    wrong += [f"{path.relative_to(root)} is named in results and missing" for path in sorted(named - there)]
-    wrong += [f"{path.relative_to(root)} is named in no results" for path in sorted(there - named)]
-    return wrong

@@ -1,8 +1,8 @@
 """The ledger: every claim of the book beside what was measured, rendered from the chapters' JSON files.
 
-python -m lora_from_scratch.lab.ledger --print FOLDER    the ledger of one run, as text
-python -m lora_from_scratch.lab.ledger --write           renew figures/LEDGER.md from figures/full and figures/gpu
-python -m lora_from_scratch.lab.ledger --check           fail unless figures/LEDGER.md is what those files give
+python -m lora_from_scratch.book.ledger --print FOLDER    the ledger of one run, as text
+python -m lora_from_scratch.book.ledger --write           renew figures/LEDGER.md from figures/full and figures/gpu
+python -m lora_from_scratch.book.ledger --check           fail unless figures/LEDGER.md is what those files give
 """
 
 import argparse

@@ -1,0 +1,29 @@
+"""Do the sources, the committed notebooks, the results and the figures agree? What `make sync-check` asks."""
+
+import json
+from pathlib import Path
+
+from lora_from_scratch.book.chapters import as_text, machine_traces, renewed, sources
+
+
+def check(root: Path) -> list[str]:
+    """All that disagrees between the sources, the committed notebooks and the figures that their results name."""
+    wrong: list[str] = []
+    for source in sources(root):
+        try:
+            notebook = renewed(source)
+        except ValueError as error:
+            wrong.append(str(error))
+            continue
+        if as_text(notebook) != source.with_suffix(".ipynb").read_text(encoding="utf-8"):
+            wrong.append(f"{source.stem}.ipynb has other words than {source.name}: make prose N={source.name[:2]}")
+        wrong += [f"{source.stem}.ipynb: {trace}" for trace in machine_traces(notebook, root)]
+    results = sorted((root / "figures").glob("*/*.json"))
+    for path in [*sorted((root / "notebooks").glob("*.ipynb")), *results]:
+        if not (root / "notebooks" / f"{path.stem}.py").exists():
+            wrong.append(f"{path.relative_to(root)} is of no chapter")
+    named = {path.parent / name for path in results for name in json.loads(path.read_text(encoding="utf-8"))["figures"]}
+    there = set((root / "figures").glob("*/*.png"))
+    wrong += [f"{path.relative_to(root)} is named in results and missing" for path in sorted(named - there)]
+    wrong += [f"{path.relative_to(root)} is named in no results" for path in sorted(there - named)]
+    return wrong
