@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from lora_from_scratch.book import ledger
+from lora_from_scratch.book.rows import Row
+from lora_from_scratch.book.verdicts import Higher
 
 
 def claim(**changed: str) -> dict:
@@ -28,10 +30,13 @@ def content(preset: str = "full", **claims: dict) -> dict:
 
 
 def rows(text: str) -> list[list[str]]:
-    """The cells of every row of every table but its head and its rule: cut at the bars that are not escaped."""
+    """The cells of every row of every table but its head and its rule: cut at the bars that are not escaped.
+
+    In a chapter's table: kind, sentence, source, published, test, chance, scope, then twice: measured, verdict.
+    """
     found = []
     for line in text.split("\n"):
-        if line.startswith("| ") and not line.startswith("| claim |"):
+        if line.startswith("| ") and not line.startswith(("| kind |", "| sentence |")):
             found.append([c.strip().replace("\0", "|") for c in line.replace("\\|", "\0").strip("|").split("|")])
     return found
 
@@ -62,11 +67,11 @@ def test_the_ledger_has_one_row_for_each_claim():
         },
         {},
     )
-    rest = ["source words", "published words", "criterion words", "shown words"]
+    rest = ["source words", "published words", "criterion words", "", "", "shown words"]
     assert rows(text) == [
-        ["A.", *rest, "**partly**"],
-        ["B.", *rest, "**verdict words**"],
-        ["C.", *rest, "**verdict words**"],
+        [ledger.OLD, "A.", *rest, "**partly**"],
+        [ledger.OLD, "B.", *rest, "**verdict words**"],
+        [ledger.OLD, "C.", *rest, "**verdict words**"],
     ]
     assert text.index("## 01_layer") < text.index("A.") < text.index("## 02_more") < text.index("C.")
 
@@ -74,7 +79,7 @@ def test_the_ledger_has_one_row_for_each_claim():
 def test_every_row_has_as_many_cells_as_the_head():
     """Heads, rules and rows of a table have the same number of columns, with one side or two."""
     full, gpu = {"01": content(a=claim(), b=claim())}, {"01": content("gpu", a=claim())}
-    for sides, columns in (((full, {}), 6), ((full, gpu), 8)):
+    for sides, columns in (((full, {}), 9), ((full, gpu), 11)):
         lines = [line for line in ledger.as_markdown(*sides).split("\n") if line.startswith("|")]
         assert len(lines) == 2 + 2
         assert {line.count("|") for line in lines} == {columns + 1}
@@ -83,7 +88,7 @@ def test_every_row_has_as_many_cells_as_the_head():
 def test_bars_in_words_are_escaped():
     """A bar in a claim, as in |cos|, does not begin a new cell."""
     text = ledger.as_markdown({"01": content(a=claim(says="|cos| < 0.5", shown="a | b", criterion="||W||"))}, {})
-    ((says, _, _, criterion, shown, _),) = rows(text)
+    ((_, says, _, _, criterion, _, _, shown, _),) = rows(text)
     assert (says, criterion, shown) == ("|cos| < 0.5", "||W||", "a | b")
 
 
@@ -92,7 +97,7 @@ def test_the_gpu_stands_beside_the_cpu_where_there_is_one():
     full = {"01": content(a=claim(shown="2.0", verdict="partly"))}
     gpu = {"01": content("gpu", a=claim(shown="1.0", verdict="reproduced"))}
     text = ledger.as_markdown(full, gpu)
-    assert [row[4:] for row in rows(text)] == [["2.0", "**partly**", "1.0", "**reproduced**"]]
+    assert [row[7:] for row in rows(text)] == [["2.0", "**partly**", "1.0", "**reproduced**"]]
     assert "measured (`full`) | verdict | measured (`gpu`) | verdict |" in text
     assert "CPU (x86_64)" in text and "NVIDIA H100" in text
     alone = ledger.as_markdown(full, {})
@@ -106,21 +111,21 @@ def test_a_chapter_or_claim_of_the_gpu_alone_is_a_row_too():
         {"01": content("gpu", b=claim(says="B.")), "02": content("gpu", c=claim(says="C."))},
     )
     text = ledger.as_markdown(full, gpu)
-    assert [row[0] for row in rows(text)] == ["says words", "B.", "C."]
-    assert rows(text)[1][4] == "" and rows(text)[1][6] == "shown words"
+    assert [row[1] for row in rows(text)] == ["says words", "B.", "C."]
+    assert rows(text)[1][7] == "" and rows(text)[1][9] == "shown words"
     assert "## 02" in text
 
 
 def test_a_side_without_a_claim_has_empty_cells():
     """Where one side did not measure a claim, its two cells are empty."""
     text = ledger.as_markdown({"01": content(a=claim())}, {"01": content("gpu", b=claim())})
-    assert rows(text)[0][6:] == ["", ""] and rows(text)[1][4:6] == ["", ""]
+    assert rows(text)[0][9:] == ["", ""] and rows(text)[1][7:9] == ["", ""]
 
 
 def test_line_breaks_in_words_do_not_end_a_row():
     """A claim that is written over two lines is one row."""
     text = ledger.as_markdown({"01": content(a=claim(says="One\nclaim."))}, {})
-    assert [row[0] for row in rows(text)] == ["One claim."]
+    assert [row[1] for row in rows(text)] == ["One claim."]
 
 
 def test_the_provenance_stands_above_each_table():
@@ -142,7 +147,7 @@ def test_the_ledger_is_written_from_both_folders_and_then_agrees(root, capsys):
     """--write renders figures/full and figures/gpu, chapters in order; --check agrees afterwards and prints nothing."""
     assert ledger.main(["--write"]) == 0
     text = (root / "figures" / "LEDGER.md").read_text()
-    assert [row[0] for row in rows(text)] == ["C says.", "A says.", "B says."]
+    assert [row[1] for row in rows(text)] == ["C says.", "A says.", "B says."]
     assert "on the card" in text
     assert ledger.main(["--check"]) == 0
     assert capsys.readouterr().out == ""
@@ -151,7 +156,7 @@ def test_the_ledger_is_written_from_both_folders_and_then_agrees(root, capsys):
 def test_the_check_fails_where_there_is_no_ledger(root, capsys):
     """Without the file there is nothing that agrees: --check gives 1 and says what would do."""
     assert ledger.main(["--check"]) == 1
-    assert "make book" in capsys.readouterr().out
+    assert "--write" in capsys.readouterr().out
     assert not (root / "figures" / "LEDGER.md").exists(), "checking writes nothing"
 
 
@@ -161,7 +166,7 @@ def test_the_check_fails_when_the_results_have_changed(root, preset, capsys):
     ledger.main(["--write"])
     put(root, preset, "01_layer", content(preset, a=claim(shown="another value")))
     assert ledger.main(["--check"]) == 1
-    assert "LEDGER.md is not what the JSON files give" in capsys.readouterr().out
+    assert "is not what the JSON files give" in capsys.readouterr().out
 
 
 def test_the_check_fails_when_the_ledger_was_edited_by_hand(root):
@@ -179,7 +184,7 @@ def test_an_interrupted_write_leaves_the_old_ledger(root, monkeypatch):
     ledger.main(["--write"])
     before = {p.name: p.read_text() for p in (root / "figures").glob("*.*")}
 
-    def write_text(path: Path, text: str) -> None:
+    def write_text(path: Path, text: str, encoding: str) -> None:
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
@@ -194,7 +199,7 @@ def test_the_printed_ledger_counts_the_verdicts_and_lists_the_claims(root, capsy
     put(root, "full", "02_more", content(a=claim(says="D says.", published="7", shown="8", verdict="partly")))
     assert ledger.main(["--print", str(root / "figures" / "full")]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("The ledger of claims, preset full: 3 verdict words, 1 partly\n")
+    assert printed.startswith(f"The ledger, preset full: {ledger.OLD}: 3 verdict words, 1 partly\n")
     assert "published 7 | measured 8 | PARTLY" in printed
     assert [printed.index(f"{letter} says.") for letter in "CABD"] == sorted(
         printed.index(f"{c} says.") for c in "ABCD"
@@ -222,3 +227,62 @@ def test_a_command_that_says_nothing_or_too_much_is_refused(arguments):
     with pytest.raises(SystemExit) as stopped:
         ledger.main(arguments)
     assert stopped.value.code == 2
+
+
+def judged(name: str, measured: object, kind: str = "finding", chance: object = (0.0, 0.01), **about: str) -> dict:
+    """A measured row with a test, as JSON holds it."""
+    found = Row(name, kind, f"{name} says", {"": Higher(0.1, because="a tenth")}, {"width": 128}, **about)
+    found.measure(measured, chance=chance)
+    return found.as_data()
+
+
+def test_a_row_shows_its_kind_test_reason_chance_scope_and_how_far_the_source_was_read():
+    """All that a reader needs to doubt a verdict stands in its row."""
+    claim = judged("a", (0.5, 0.1), "claim", source="arXiv 2402.12354v2, table 1", read="abstract", published="up")
+    text = ledger.as_markdown({"01": content() | {"rows": {"a": claim}}}, {})
+    (cells,) = rows(text)
+    assert cells[:4] == ["claim", "a says", "arXiv 2402.12354v2, table 1 (read: abstract)", "up"]
+    assert cells[4] == "the interval of the difference is wholly above 0.1 (a tenth)"
+    assert cells[5:] == ["0", "width 128", "0.5 [0.4, 0.6]", "**reproduced**"]
+
+
+def test_counts_by_kind_stand_at_the_head():
+    """Claims, findings and the rest are counted apart, each by its own words."""
+    found = {"a": judged("a", (0.5, 0.1)), "b": judged("b", (0.0, 0.01)), "c": judged("c", (0.1, 0.01))}
+    text = ledger.as_markdown({"01": content(d=claim(verdict="partly")) | {"rows": found}}, {})
+    head = text[: text.index("## 01")]
+    assert "- finding: 1 holds, 1 does not hold, 1 not settled" in head and f"- {ledger.OLD}: 1 partly" in head
+    assert "LEDGER.png" in head
+
+
+def test_a_question_asked_in_two_scopes_stands_side_by_side():
+    """A row that asks another one again, on another model, is paired with it."""
+    first, again = judged("better", (0.5, 0.1)), judged("better", (0.0, 0.05), asks_again="01.better")
+    again["scope"] = {"model": "SmolLM2"}
+    text = ledger.as_markdown(
+        {"01": content() | {"rows": {"better": first}}, "13": content() | {"rows": {"x": again}}}, {}
+    )
+    twice = text[text.index("## Asked twice") :]
+    assert rows(twice) == [
+        [
+            "better says",
+            "width 128",
+            "0.5 [0.4, 0.6]",
+            "**holds**",
+            "model SmolLM2",
+            "0 [-0.05, 0.05]",
+            "**does not hold**",
+        ]
+    ]
+    assert "Asked twice" not in ledger.as_markdown({"01": content() | {"rows": {"better": first}}}, {})
+
+
+def test_the_picture_is_drawn_with_the_ledger_and_missed_by_the_check(root):
+    """Where rows have intervals there is a forest of them; where none has, there is none."""
+    png = root / "figures" / "LEDGER.png"
+    assert ledger.main(["--write"]) == 0 and not png.exists() and ledger.main(["--check"]) == 0
+    put(root, "full", "02_more", content() | {"rows": {"a": judged("a", (0.5, 0.1)), "b": judged("b", -9.0)}})
+    assert ledger.main(["--write"]) == 0 and png.read_bytes().startswith(b"\x89PNG")
+    assert ledger.main(["--check"]) == 0
+    png.unlink()
+    assert ledger.main(["--check"]) == 1

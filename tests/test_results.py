@@ -13,8 +13,10 @@ import numpy
 import pytest
 import torch
 
-from lora_from_scratch.book import results
-from lora_from_scratch.book.results import VERDICTS, Results
+from lora_from_scratch.book import provenance, results, tables
+from lora_from_scratch.book.judged import VERDICTS
+from lora_from_scratch.book.results import Results
+from lora_from_scratch.book.verdicts import Equal, Figures, Identity, Lower
 from lora_from_scratch.lab import cache, presets
 from lora_from_scratch.lab.finetune import Run
 from lora_from_scratch.lab.sweep import Tuned
@@ -28,7 +30,7 @@ def out(tmp_path, monkeypatch):
     """The folder that results go to: LORA_OUT."""
     matplotlib.use("agg")
     monkeypatch.setenv("LORA_OUT", str(tmp_path / "out"))
-    monkeypatch.setattr(results, "corpus_hash", lambda: "c0ffee" * 10)
+    monkeypatch.setattr(provenance, "corpus_hash", lambda: "c0ffee" * 10)
     return tmp_path / "out"
 
 
@@ -104,7 +106,7 @@ def test_what_was_recorded_comes_back_from_the_file(out):
     path = book.save()
     assert path == out / "01_made_up.json"
     content = json.loads(path.read_text())
-    assert set(content) == {"chapter", "provenance", "claims", "numbers", "sweeps", "figures"}
+    assert set(content) == {"chapter", "provenance", "rows", "claims", "numbers", "sweeps", "figures"}
     assert content["chapter"] == "01_made_up"
     assert content["claims"] == {
         "rank": WORDS | {"shown": "73.4", "value": {"r": 73.4, "all": [1, 2]}, "verdict": "reproduced"}
@@ -119,6 +121,7 @@ def test_what_was_recorded_comes_back_from_the_file(out):
             "rank 1": {
                 "rate": 1 / 300,
                 "finished": True,
+                "resolution": tuned("rank 1", True).resolution,
                 "tried": {"0.001": 1.0, "0.003333": 0.5, "0.01": 2.0},
                 "trained": 64,
                 "task_loss": [1.5, 2.5],
@@ -152,7 +155,11 @@ def test_the_file_says_how_it_came_about_and_nothing_of_the_machine_s_folders(ou
     path = book.save()
     provenance = json.loads(path.read_text())["provenance"]
     times = {"seconds", "training_seconds"}
-    assert provenance.keys() == {"preset", "device", "python", "torch", "numpy", "seeds", "corpus_sha256"} | times
+    assert (
+        provenance.keys()
+        == {"preset", "device", "python", "torch", "numpy", "seeds", "bases", "corpus_sha256", "code", "modules"}
+        | times
+    )
     assert provenance["preset"] == "smoke" and provenance["device"].startswith("CPU (")
     assert re.fullmatch(r"3\.\d+\.\d+.*", provenance["python"])
     assert (provenance["torch"], provenance["numpy"]) == (torch.__version__, numpy.__version__)
@@ -167,8 +174,8 @@ def test_the_file_says_how_it_came_about_and_nothing_of_the_machine_s_folders(ou
 def test_the_device_is_the_gpu_s_name_where_the_preset_runs_on_one(monkeypatch):
     """At a preset for CUDA, the provenance names the card."""
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
-    monkeypatch.setattr(results, "corpus_hash", lambda: "")
-    assert Results("01_made_up", replace(SMOKE, device="cuda"))._provenance()["device"] == "NVIDIA H100"
+    monkeypatch.setattr(provenance, "corpus_hash", lambda: "")
+    assert provenance.provenance(replace(SMOKE, device="cuda"), 1.0)["device"] == "NVIDIA H100"
 
 
 def test_what_cannot_be_written_as_json_leaves_the_old_file(out):
@@ -252,5 +259,89 @@ def test_without_lora_out_results_go_below_the_build_folder(tmp_path, monkeypatc
     """A run that nothing else is said about leaves the committed figures alone: it writes to build/<preset>/figures."""
     monkeypatch.delenv("LORA_OUT", raising=False)
     monkeypatch.setenv("LORA_BUILD", str(tmp_path))
-    monkeypatch.setattr(results, "corpus_hash", lambda: "")
+    monkeypatch.setattr(provenance, "corpus_hash", lambda: "")
     assert chapter().save() == tmp_path / "smoke" / "figures" / "01_made_up.json"
+
+
+PUBLISHED = {"says": "It ends lower.", "source": "arXiv 2402.12354v2, abstract", "published": "1 %", "read": "abstract"}
+
+
+def test_rows_of_the_four_kinds_are_in_the_file_with_their_scope(out, capsys):
+    """Claims and findings say on which model, width and seeds they were measured; the others need not."""
+    book = Results("01_made_up", SMOKE, scope={"task": "cipher-13"})
+    book.claim("better", **PUBLISHED, test=Lower(0.02)).measure((-0.1, 0.01), chance=(0.0, 0.01))
+    book.finding("same", "it ends as low", Equal(0.02), {"task": "rot13"}).measure((0.0, 0.01), chance=(0.3, 0.01))
+    book.arithmetic("count", **PUBLISHED, test=Figures(18.9, 1)).measure(18.874368)
+    book.identity("merge", "merged equals unmerged", Identity(1e-6)).measure(1e-9)
+    rows = json.loads(book.save().read_text())["rows"]
+    assert {n: (r["kind"], r["verdict"]) for n, r in rows.items()} == {
+        "better": ("claim", "reproduced"),
+        "same": ("finding", "holds"),
+        "count": ("arithmetic", "adds up"),
+        "merge": ("identity", "holds"),
+    }
+    assert rows["better"]["scope"] == {"model": "tiny Llama", "width": 32, "seeds": 2, "bases": 2, "task": "cipher-13"}
+    assert rows["same"]["scope"]["task"] == "rot13" and rows["merge"]["scope"] == {}
+
+
+def test_a_row_written_down_twice_or_never_measured_is_an_error(out):
+    """As with claims that have a judge, and across the two kinds."""
+    book = chapter()
+    book.finding("same", "it ends as low", Equal(0.02))
+    for again in (
+        lambda: book.identity("same", "it is the same", Identity(0)),
+        lambda: book.claim("same", **WORDS, judge=bool),
+    ):
+        with pytest.raises(ValueError, match="registered already"):
+            again()
+    with pytest.raises(ValueError, match="never measured: same"):
+        book.save()
+    assert not out.exists()
+
+
+def test_scalars_of_numpy_and_torch_are_numbers(out):
+    """np.float32, 0-d tensors and small arrays are saved as what they hold."""
+    book = chapter()
+    book.record(
+        a=numpy.float32(0.5), b=torch.tensor(3), c=numpy.arange(2), d=[torch.tensor(math.nan)], e=numpy.int64(7)
+    )
+    assert json.loads(book.save().read_text())["numbers"] == {"a": 0.5, "b": 3, "c": [0, 1], "d": [None], "e": 7}
+
+
+def test_keys_that_json_would_take_for_one_are_refused(out):
+    """{1: …} and {"1": …} are two entries, and the second must not swallow the first."""
+    book = chapter()
+    book.record(losses={1: 0.5, "1": 0.7})
+    with pytest.raises(ValueError, match="not told apart"):
+        book.save()
+    assert not (out / "01_made_up.json").exists()
+
+
+def test_the_code_that_ran_is_recorded_and_other_code_is_told(tmp_path):
+    """Every module of methods, analysis and lab that is imported, by the hash of its meaning; words do not count."""
+    modules = provenance.code_that_ran()
+    assert {"lora.py", "lab/train.py", "lab/cache.py"} <= modules.keys()
+    assert not any(name.startswith("book/") for name in modules)
+    assert provenance.other_code(modules, cache.ROOT) == [] and provenance.other_code(None, cache.ROOT) == ["all"]
+    for name in modules:
+        path = tmp_path / "lora_from_scratch" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text((cache.ROOT / "lora_from_scratch" / name).read_text())
+    lora = tmp_path / "lora_from_scratch" / "lora.py"
+    lora.write_text(lora.read_text().replace("math.sqrt(5)", "math.sqrt(5)  # a word more"))
+    assert provenance.other_code(modules, tmp_path) == []
+    lora.write_text(lora.read_text().replace("math.sqrt(5)", "math.sqrt(6)"))
+    (tmp_path / "lora_from_scratch" / "dora.py").unlink()
+    assert provenance.other_code(modules, tmp_path) == ["dora.py", "lora.py"]
+
+
+def test_a_comparison_is_a_table_with_paired_differences_and_the_rate_s_resolution(out):
+    """One call: each method beside the one that it is measured against, whose own difference is left empty."""
+    both = {"full": tuned("full", True), "rank 1": replace(tuned("rank 1", True), run=Run(lr=0.01))}
+    for result in both["rank 1"].results:
+        result["task_loss"] += 0.25
+    lines = tables.comparison(both, against="full").splitlines()
+    assert "minus full" in lines[0] and lines[2].startswith("full") and lines[2].endswith("2.000 ± 6.353")
+    assert lines[3].endswith("+0.250 ± 0.000") and "0.01" in lines[3] and "×÷" in lines[3]
+    with pytest.raises(ValueError, match="against is 'rank 8'"):
+        tables.comparison(both, against="rank 8")

@@ -3,13 +3,28 @@
 import json
 from pathlib import Path
 
+from lora_from_scratch.book import paragraphs
 from lora_from_scratch.book.chapters import as_text, machine_traces, renewed, sources
+from lora_from_scratch.book.provenance import other_code
+
+
+def told(root: Path) -> list[str]:
+    """Which committed results came from other code than the tree's: told, as no run is repeated for a word."""
+    lines = []
+    for path in sorted((root / "figures").glob("*/*.json")):
+        modules = json.loads(path.read_text(encoding="utf-8"))["provenance"].get("modules")
+        if other := other_code(modules, root):
+            files = f"other {', '.join(other)}" if modules else "code whose hash they do not record"
+            lines.append(f"{path.relative_to(root)}: results of {files}; make book N={path.name[:2]} renews them")
+    return lines
 
 
 def check(root: Path) -> list[str]:
     """All that disagrees between the sources, the committed notebooks and the figures that their results name."""
     wrong: list[str] = []
+    rows = paragraphs.committed(root / "figures" / "full")
     for source in sources(root):
+        wrong += paragraphs.contradicted(source, rows)
         try:
             notebook = renewed(source)
         except ValueError as error:

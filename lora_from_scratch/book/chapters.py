@@ -13,6 +13,7 @@ import jupytext
 import nbformat
 from nbformat import NotebookNode
 
+from lora_from_scratch.book import paragraphs
 from lora_from_scratch.lab.cache import save_atomically
 
 PERCENT = {"extension": ".py", "format_name": "percent", "comment_magics": False}  # False: a comment stays a comment
@@ -29,10 +30,14 @@ def sources(root: Path, number: str | None = None) -> list[Path]:
 
 
 def read_source(path: Path) -> NotebookNode:
-    """The chapter as a notebook that was not run yet: ids counted up, no metadata, nothing but plain Python."""
+    """The chapter as a notebook that was not run yet: ids counted up, nothing but plain Python.
+
+    Of a cell's metadata only `rests_on` stays, what a paragraph rests on (paragraphs.py).
+    """
     cells = jupytext.read(path, fmt=PERCENT).cells
     for index, cell in enumerate(cells):
-        cell.id, cell.metadata = f"{path.name[:2]}-{index:02d}", NotebookNode()
+        kept = {key: value for key, value in cell.metadata.items() if key == "rests_on"}
+        cell.id, cell.metadata = f"{path.name[:2]}-{index:02d}", NotebookNode(kept)
         if not cell.source.strip():
             raise ValueError(f"{path.name}: cell {cell.id} is empty")
         try:
@@ -70,14 +75,25 @@ def machine_traces(notebook: NotebookNode, root: Path) -> list[str]:
     ]
 
 
+def fill(notebook: NotebookNode, rows: paragraphs.Committed, strict: bool = True) -> None:
+    """Put the numbers of `rows` into the paragraphs that name them, in place."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = paragraphs.filled(cell.source, rows, strict)
+
+
 def renewed(source: Path) -> NotebookNode:
-    """The source with the outputs that its committed notebook holds; ValueError if those are of other code."""
+    """The source with the outputs that its committed notebook holds, and the committed numbers in its paragraphs.
+
+    Raises ValueError if the outputs are of other code, or a paragraph names a row that there is not.
+    """
     path, notebook = source.with_suffix(".ipynb"), read_source(source)
     old = code(nbformat.read(path, as_version=4)) if path.exists() else []
     if [cell.source for cell in old] != [cell.source for cell in code(notebook)]:
         raise ValueError(f"{path.name} was run with other code than {source.name} has: make book N={source.name[:2]}")
     for count, (cell, before) in enumerate(zip(code(notebook), old, strict=True), start=1):
         cell.outputs, cell.execution_count = before.outputs, count
+    fill(notebook, paragraphs.committed(source.parents[1] / "figures" / "full"))
     return notebook
 
 

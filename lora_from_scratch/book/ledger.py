@@ -1,7 +1,7 @@
-"""The ledger: every claim of the book beside what was measured, rendered from the chapters' JSON files.
+"""The ledger: every row of the book beside what was measured, rendered from the chapters' JSON files.
 
 python -m lora_from_scratch.book.ledger --print FOLDER    the ledger of one run, as text
-python -m lora_from_scratch.book.ledger --write           renew figures/LEDGER.md from figures/full and figures/gpu
+python -m lora_from_scratch.book.ledger --write           renew figures/LEDGER.md and .png from figures/full and gpu
 python -m lora_from_scratch.book.ledger --check           fail unless figures/LEDGER.md is what those files give
 """
 
@@ -9,63 +9,143 @@ import argparse
 import json
 import sys
 import textwrap
+from collections import Counter
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+
+from lora_from_scratch.book.forest import forest
 from lora_from_scratch.lab.cache import ROOT, save_atomically
 
 LEDGER = ROOT / "figures" / "LEDGER.md"
+OLD = "claim with a judge"  # what chapters record that have not moved to tests yet
+HEAD = """\
+# The ledger
+
+Rendered from the JSON files in this folder by `make book`; no line is written by hand. Each verdict is computed from a
+test that its chapter writes down before the measurement. *Not settled* is where the interval touches the test's line.
+"""
 
 
 def read(folder: Path) -> dict[str, dict]:
     """{chapter: its JSON content} of a folder, in chapter order; empty if there is no such folder."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    return {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))}
+
+
+def entries(content: dict) -> dict[str, dict]:
+    """The rows of one chapter as JSON holds them, and its claims with a judge in the same form."""
+    old = {"kind": OLD, "scope": {}, "parts": {}, "no_chance": "", "read": "", "asks_again": ""}
+    return content.get("rows", {}) | {n: old | claim for n, claim in content.get("claims", {}).items()}
+
+
+def counts(rows: list[dict]) -> str:
+    """How many rows of each kind came out how, a line a kind."""
+    kinds: dict[str, Counter] = {}
+    for row in rows:
+        kinds.setdefault(row["kind"], Counter())[row["verdict"]] += 1
+    lines = (f"{kind}: " + ", ".join(f"{n} {v}" for v, n in found.most_common()) for kind, found in kinds.items())
+    return "\n".join(lines)
 
 
 def as_text(chapters: dict[str, dict]) -> str:
     """The ledger for a terminal."""
-    lines, verdicts = [], []
+    lines, rows = [], [row for content in chapters.values() for row in entries(content).values()]
     for chapter, content in chapters.items():
         lines.append(f"\n{chapter}  ({content['provenance']['seconds']:.0f} s)")
-        for claim in content["claims"].values():
-            verdicts.append(claim["verdict"])
-            lines += textwrap.wrap(claim["says"], 110, initial_indent="  · ", subsequent_indent="    ")
-            lines.append(
-                f"      published {claim['published']} | measured {claim['shown']} | {claim['verdict'].upper()}"
-            )
-    count = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
+        for row in entries(content).values():
+            lines += textwrap.wrap(row["says"], 110, initial_indent="  · ", subsequent_indent="    ")
+            published = f"published {row['published']} | " if row["published"] else ""
+            lines.append(f"      {published}measured {row['shown']} | {row['verdict'].upper()}")
     presets = ", ".join(sorted({content["provenance"]["preset"] for content in chapters.values()}))
-    return "\n".join([f"The ledger of claims, preset {presets}: {count or 'no claims'}", *lines])
+    return "\n".join([f"The ledger, preset {presets}: {counts(rows) or 'no claims'}", *lines])
 
 
 def as_markdown(full: dict[str, dict], gpu: dict[str, dict]) -> str:
-    """figures/LEDGER.md: one table a chapter, the CPU's results and, where there are any, the GPU's side by side."""
-    lines = [
-        "# The ledger of claims",
-        "",
-        "Rendered from the JSON files in this folder by `make book`; no line is written by hand. Each verdict is",
-        "computed from a criterion that its chapter states before the measurement.",
-    ]
+    """figures/LEDGER.md: counts by kind, one table a chapter with CPU and GPU side by side, and what is asked twice."""
+    everything = [row for side in (full, gpu) for content in side.values() for row in entries(content).values()]
+    lines = [HEAD, *(f"- {line}" for line in counts(everything).splitlines())]
+    if any(row["parts"] for row in everything):
+        lines += ["", "![Every verdict that has an interval, against the line of its test](LEDGER.png)"]
     for chapter in sorted(full | gpu):
-        sides = [side[chapter] for side in (full, gpu) if chapter in side]
-        lines += ["", f"## {chapter}", ""]
-        for side in sides:
-            p = side["provenance"]
-            lines.append(
-                f"Preset `{p['preset']}`, {p['device']}, torch {p['torch']}, Python {p['python']}, "
-                f"seeds {p['seeds']}, text {p['corpus_sha256'][:12]}, {p['seconds']:.0f} s; "
-                f"its training runs, one after the other, {p['training_seconds']:.0f} s."
-            )
-        heads = [f"measured (`{side['provenance']['preset']}`) | verdict" for side in sides]
-        columns = f"| claim | source | published | criterion | {' | '.join(heads)} |"
-        lines += ["", columns, "|" + "---|" * (columns.count("|") - 1)]
-        for name in dict.fromkeys(name for side in sides for name in side["claims"]):
-            first = next(side["claims"][name] for side in sides if name in side["claims"])
-            cells = [first["says"], first["source"], first["published"], first["criterion"]]
-            for side in sides:
-                claim = side["claims"].get(name, {"shown": "", "verdict": ""})
-                cells += [claim["shown"], f"**{claim['verdict']}**" if claim["verdict"] else ""]
-            lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+        lines += ["", f"## {chapter}", "", *_chapter([side[chapter] for side in (full, gpu) if chapter in side])]
+    return "\n".join([*lines, *_asked_again(full | gpu)]) + "\n"
+
+
+def _chapter(sides: list[dict]) -> list[str]:
+    lines = []
+    for side in sides:
+        p = side["provenance"]
+        lines.append(
+            f"Preset `{p['preset']}`, {p['device']}, torch {p['torch']}, Python {p['python']}, "
+            f"seeds {p['seeds']}, text {p['corpus_sha256'][:12]}, code {p.get('code', 'not recorded')[:12]}, "
+            f"{p['seconds']:.0f} s; its training runs, one after the other, {p['training_seconds']:.0f} s."
+        )
+    heads = [f"measured (`{side['provenance']['preset']}`) | verdict" for side in sides]
+    found = [entries(side) for side in sides]
+    lines += ["", *_table(["kind", "sentence", "source", "published", "test", "chance", "scope", *heads])]
+    for name in dict.fromkeys(name for rows in found for name in rows):
+        first = next(rows[name] for rows in found if name in rows)
+        read = f" (read: {first['read']})" if first["read"] else ""
+        cells = [first["kind"], first["says"], first["source"] + read, first["published"]]
+        cells += [_tests(first), _chance(first), _scope(first)]
+        for row in (rows.get(name, {"shown": "", "verdict": ""}) for rows in found):
+            cells += [row["shown"], f"**{row['verdict']}**" if row["verdict"] else ""]
+        lines.append(_line(cells))
+    return lines
+
+
+def _asked_again(chapters: dict[str, dict]) -> list[str]:
+    """Questions that were put in two scopes, side by side."""
+    rows = {f"{stem[:2]}.{n}": row for stem, content in chapters.items() for n, row in entries(content).items()}
+    pairs = [(rows[row["asks_again"]], row) for row in rows.values() if row["asks_again"] in rows]
+    if not pairs:
+        return []
+    table = _table(["sentence", "first scope", "measured", "verdict", "second scope", "measured", "verdict"])
+    for first, second in pairs:
+        cells = [cell for row in (first, second) for cell in (_scope(row), row["shown"], f"**{row['verdict']}**")]
+        table.append(_line([first["says"], *cells]))
+    return ["", "## Asked twice", "", *table]
+
+
+def _tests(row: dict) -> str:
+    if not row["parts"]:
+        return row["criterion"]
+    words = (
+        f"{name + ': ' if name else ''}{part['criterion']}" + (f" ({part['because']})" if part["because"] else "")
+        for name, part in row["parts"].items()
+    )
+    return "; ".join(words)
+
+
+def _chance(row: dict) -> str:
+    found = [
+        f"{name + ': ' if name else ''}{p['chance']['value']:.4g}" for name, p in row["parts"].items() if "chance" in p
+    ]
+    return "; ".join(found) + " (passes)" * bool(row.get("chance_passes")) if found else row["no_chance"]
+
+
+def _scope(row: dict) -> str:
+    return ", ".join(f"{name} {value}" for name, value in row["scope"].items())
+
+
+def _table(columns: list[str]) -> list[str]:
+    head = f"| {' | '.join(columns)} |"
+    return [head, "|" + "---|" * (head.count("|") - 1)]
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
+
+
+def draw(chapters: dict[str, dict], path: Path) -> None:
+    """All rows with an interval as one forest. Without any, no picture, and an old one goes."""
+    rows = [row | {"name": f"{s[:2]}.{n}"} for s, content in chapters.items() for n, row in entries(content).items()]
+    if not any(row["parts"] for row in rows):
+        path.unlink(missing_ok=True)
+        return
+    fig = forest(rows)
+    save_atomically(path, lambda temporary: fig.savefig(temporary, metadata={"Software": None}))
+    plt.close(fig)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -79,13 +159,16 @@ def main(arguments: list[str] | None = None) -> int:
     if options.print:
         print(as_text(read(options.print)))
         return 0
-    text = as_markdown(read(ROOT / "figures" / "full"), read(ROOT / "figures" / "gpu"))
+    full, gpu = read(ROOT / "figures" / "full"), read(ROOT / "figures" / "gpu")
+    text = as_markdown(full, gpu)
     if options.write:
-        save_atomically(LEDGER, lambda temporary: temporary.write_text(text))
+        save_atomically(LEDGER, lambda temporary: temporary.write_text(text, "utf-8"))
+        draw(full | gpu, LEDGER.with_suffix(".png"))
         return 0
-    agrees = LEDGER.exists() and LEDGER.read_text() == text
+    drawn = LEDGER.with_suffix(".png").exists() == (LEDGER.with_suffix(".png").name in text)
+    agrees = drawn and LEDGER.exists() and LEDGER.read_text("utf-8") == text
     if not agrees:
-        print("figures/LEDGER.md is not what the JSON files give; run `make book`, or the --write of this command")
+        print("figures/LEDGER.md, or its picture, is not what the JSON files give: run this command with --write")
     return 0 if agrees else 1
 
 

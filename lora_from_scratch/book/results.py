@@ -1,64 +1,44 @@
-"""What a chapter found: numbers, figures and claims with their verdicts, written to one JSON file with provenance.
+"""What a chapter found: rows with their verdicts, numbers and figures, written to one JSON file with provenance.
 
-A claim is registered with its criterion *before* it is measured, and its verdict is computed from the measurement.
-A chapter that registers a claim and never measures it cannot be saved.
+A row (rows.py) is written down *before* it is measured: a claim that somebody published, a finding of our own, a piece
+of arithmetic, or an identity. Its verdict is computed from the test that came with it (verdicts.py). A chapter that
+writes down a row and never measures it cannot be saved.
 """
 
 import json
-import math
 import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import torch
 from matplotlib.figure import Figure
 
+from lora_from_scratch.book import paragraphs
+from lora_from_scratch.book.as_json import plain
+from lora_from_scratch.book.forest import forest
+from lora_from_scratch.book.judged import Claim
+from lora_from_scratch.book.provenance import provenance
+from lora_from_scratch.book.rows import ALONE, Row
+from lora_from_scratch.book.verdicts import _Test
 from lora_from_scratch.lab.cache import ROOT, build_folder, save_atomically
-from lora_from_scratch.lab.corpus import corpus_hash
 from lora_from_scratch.lab.presets import Preset
 from lora_from_scratch.lab.sweep import Tuned
-from lora_from_scratch.lab.workers import SECONDS
-
-VERDICTS = ("reproduced", "partly", "not at this scale", "does not add up")
-
-
-@dataclass
-class Claim:
-    """A published claim: what it says, where, the published value, and the criterion that decides.
-
-    `judge` maps the measured value to a verdict of VERDICTS; True and False stand for the first and the third.
-    """
-
-    says: str
-    source: str
-    published: str
-    criterion: str
-    judge: Callable[[object], str | bool]
-    shown: str = ""
-    value: object = None
-    verdict: str = ""
-
-    def measure(self, value: object, shown: str) -> None:
-        """Record the measured value (`shown` is how the ledger writes it), and print the verdict."""
-        verdict = self.judge(value)
-        verdict = {True: "reproduced", False: "not at this scale"}.get(verdict, verdict)
-        if verdict not in VERDICTS:
-            raise ValueError(f"the judge gave {verdict!r}; a verdict is one of {', '.join(VERDICTS)}")
-        self.value, self.shown, self.verdict = value, shown, verdict
-        print(f"{verdict.upper()}: {self.says}\n  published: {self.published}\n  measured:  {shown}")
 
 
 @dataclass
 class Results:
-    """The results of one chapter at one preset. `chapter` is the file's name, such as "01_lora_layer"."""
+    """The results of one chapter at one preset. `chapter` is the file's name, such as "01_lora_layer".
+
+    `scope` says where the chapter's rows were measured, beside the model, its width and the seeds, which the preset
+    gives; a row may say more, or otherwise.
+    """
 
     chapter: str
     preset: Preset
+    scope: dict[str, object] = field(default_factory=dict)
+    rows: dict[str, Row] = field(default_factory=dict)
     claims: dict[str, Claim] = field(default_factory=dict)
     numbers: dict[str, object] = field(default_factory=dict)
     sweeps: dict[str, dict] = field(default_factory=dict)
@@ -66,13 +46,40 @@ class Results:
     started: float = field(default_factory=time.perf_counter)
 
     def claim(
-        self, name: str, says: str, source: str, published: str, criterion: str, judge: Callable[[object], str | bool]
-    ) -> Claim:
-        """Register a claim before it is measured. Raises ValueError if `name` stands already."""
-        if name in self.claims:
-            raise ValueError(f"claim {name!r} is registered already")
-        self.claims[name] = Claim(says, source, published, criterion, judge)
-        return self.claims[name]
+        self,
+        name: str,
+        says: str,
+        source: str,
+        published: str,
+        criterion: str = "",
+        judge: Callable[[object], str | bool] | None = None,
+        test: _Test | dict[str, _Test] | None = None,
+        read: str = "",
+        scope: dict[str, object] | None = None,
+        asks_again: str = "",
+    ) -> Row | Claim:
+        """Write down what somebody published, with its test, or {part: test}; with a `judge`, in the old manner.
+
+        Raises ValueError if `name` stands already, or for what rows.Row refuses.
+        """
+        if judge is not None:
+            self._check_new(name)
+            self.claims[name] = Claim(says, source, published, criterion, judge)
+            return self.claims[name]
+        about = {"source": source, "published": published, "read": read, "asks_again": asks_again}
+        return self._add(name, "claim", says, test, scope, **about)
+
+    def finding(self, name: str, says: str, test: _Test, scope: dict[str, object] | None = None, **about: str) -> Row:
+        """Write down a control or a discovery of ours. `about`: seen_first and tested_on, source, asks_again."""
+        return self._add(name, "finding", says, test, scope, **about)
+
+    def arithmetic(self, name: str, says: str, source: str, published: str, test: _Test, read: str = "") -> Row:
+        """Write down a published figure that is worked out again; its test is a verdicts.Figures."""
+        return self._add(name, "arithmetic", says, test, {}, source=source, published=published, read=read)
+
+    def identity(self, name: str, says: str, test: _Test) -> Row:
+        """Write down that two ways to compute one thing agree; its test is a verdicts.Identity."""
+        return self._add(name, "identity", says, test, {})
 
     def record(self, **numbers: object) -> None:
         """Keep numbers (or lists and dicts of them) under their names in the JSON file."""
@@ -84,6 +91,7 @@ class Results:
             label: {
                 "rate": t.run.lr,
                 "finished": t.finished,
+                "resolution": t.resolution,
                 "tried": {f"{rate:.4g}": loss for rate, loss in sorted(t.tried.items())},
                 "trained": t.values("trained")[0],
                 "task_loss": t.values("task_loss"),
@@ -114,47 +122,52 @@ class Results:
         plt.close(fig)
         print(caption)
 
+    def forest(self, name: str, caption: str, rows: list[str] | None = None) -> None:
+        """One call for a forest of this chapter's rows (or those named): each interval against its line."""
+        chosen = [self.rows[n] for n in rows or self.rows]
+        self.figure(forest([row.as_data() | {"name": row.name} for row in chosen]), name, caption)
+
     def save(self) -> Path:
-        """Write `<chapter>.json`. Raises ValueError if a registered claim was never measured."""
-        open_claims = [name for name, claim in self.claims.items() if not claim.verdict]
-        if open_claims:
-            raise ValueError(f"claims registered and never measured: {', '.join(open_claims)}")
+        """Write `<chapter>.json`, and print which paragraphs this run's numbers do not bear out.
+
+        Raises ValueError if a row was written down and never measured, or for two keys that JSON cannot tell apart.
+        """
+        unmeasured = [name for name, row in (self.rows | self.claims).items() if not row.verdict]
+        if unmeasured:
+            raise ValueError(f"claims registered and never measured: {', '.join(unmeasured)}")
         fields = ("says", "source", "published", "criterion", "shown", "value", "verdict")
         content = {
             "chapter": self.chapter,
-            "provenance": self._provenance(),
+            "provenance": provenance(self.preset, time.perf_counter() - self.started),
+            "rows": {name: row.as_data() for name, row in self.rows.items()},
             "claims": {name: {f: getattr(c, f) for f in fields} for name, c in self.claims.items()},
             "numbers": self.numbers,
             "sweeps": self.sweeps,
             "figures": self.figures,
         }
         path = self._folder() / f"{self.chapter}.json"
-        text = json.dumps(_plain(content), indent=1, allow_nan=False) + "\n"
+        text = json.dumps(plain(content), indent=1, allow_nan=False) + "\n"
         save_atomically(path, lambda temporary: temporary.write_text(text))
+        source = ROOT / "notebooks" / f"{self.chapter}.py"
+        for line in paragraphs.not_borne_out(source, self.rows) if source.exists() else []:
+            print(line)
         return path
+
+    def _add(self, name: str, kind: str, says: str, test: object, scope: dict | None, **about: str) -> Row:
+        self._check_new(name)
+        parts = test if isinstance(test, dict) else {ALONE: test}
+        where = {} if kind in ("arithmetic", "identity") else self._scope() | (scope or {})
+        self.rows[name] = Row(name, kind, says, parts, where, **about)
+        return self.rows[name]
+
+    def _check_new(self, name: str) -> None:
+        if name in self.rows or name in self.claims:
+            raise ValueError(f"claim {name!r} is registered already")
+
+    def _scope(self) -> dict[str, object]:
+        size = self.preset
+        model = {"model": "tiny Llama", "width": size.model.hidden_size}
+        return model | {"seeds": size.seeds, "bases": min(size.seeds, size.bases)} | self.scope
 
     def _folder(self) -> Path:
         return Path(os.environ.get("LORA_OUT", build_folder() / self.preset.name / "figures"))
-
-    def _provenance(self) -> dict:
-        cuda = self.preset.device == "cuda"
-        return {
-            "preset": self.preset.name,
-            "device": torch.cuda.get_device_name() if cuda else f"CPU ({platform.machine()}), one thread a run",
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": version("numpy"),
-            "seeds": list(range(1, self.preset.seeds + 1)),
-            "corpus_sha256": corpus_hash(),
-            "seconds": round(time.perf_counter() - self.started, 1),
-            "training_seconds": round(sum(SECONDS), 1),  # of single runs, one after the other, cached ones included
-        }
-
-
-def _plain(value: object) -> object:
-    """`value` as JSON knows it: NaN and infinity, which it does not know, become null."""
-    if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

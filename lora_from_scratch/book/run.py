@@ -20,8 +20,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 
-from lora_from_scratch.book.agree import check
-from lora_from_scratch.book.chapters import machine_traces, prose, read_source, save, sources
+from lora_from_scratch.book import paragraphs
+from lora_from_scratch.book.agree import check, told
+from lora_from_scratch.book.chapters import fill, machine_traces, prose, read_source, save, sources
 from lora_from_scratch.lab.cache import ROOT
 from lora_from_scratch.lab.presets import PRESETS, preset
 
@@ -67,6 +68,8 @@ def run_chapter(source: Path, size: str, commit: bool, root: Path) -> str | None
     if os.isatty(2):  # progress is drawn straight on the terminal, past the outputs
         environment["LORA_PROGRESS"] = os.ttyname(2)
     failure = execute(notebook, environment, root)
+    rows = paragraphs.committed(root / "figures" / "full") | paragraphs.committed(root / figures)
+    fill(notebook, rows, strict=False)
     save(notebook, root / "build" / size / f"{source.stem}.ipynb")
     if commit and not failure:
         failure = "\n".join(machine_traces(notebook, root)) or None
@@ -114,6 +117,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
         problems = prose(root, options.chapter)
     else:
         problems = check(root) + ledger("--check")
+        print("".join(f"{line}\n" for line in told(root)), end="")
     print("".join(f"\n{problem}\n" for problem in problems), end="", file=sys.stderr)
     return 1 if problems else 0
 
