@@ -24,14 +24,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lora_from_scratch.lora import LoRALinear, lora_scaling
+from lora_from_scratch.lora import LoRALinear, lora_scaling, no_autocast
 
 
 class DoRALinear(LoRALinear):
     """`base` with a trainable magnitude for each output and a low-rank update of the direction.
 
     (..., d_in) -> (..., d_out). Arguments, A, B, `merge()` and errors are those of LoRALinear; `magnitude` (d_out,)
-    is a third parameter, in the base's dtype. `delta_weight()` is still s · B A, the change before the rows are
+    is a third parameter, in A's dtype. `delta_weight()` is still s · B A, the change before the rows are
     rescaled; the whole change is `layer.weight - layer.base.weight`, and its rank is not limited by r.
 
     Dropout acts on the path of A and B alone, as in LoRALinear. (PEFT's DoRA also drops from the base's path there.)
@@ -45,24 +45,30 @@ class DoRALinear(LoRALinear):
         dropout: float = 0.0,
         scaling: Callable[[float, int], float] = lora_scaling,
     ) -> None:
+        flags = [(parameter, parameter.requires_grad) for parameter in base.parameters()]
         super().__init__(base, rank, alpha, dropout, scaling)
-        self.magnitude = nn.Parameter(self.row_norms().to(self.A.dtype))  # (d_out,)
+        try:
+            self.magnitude = nn.Parameter(self.row_norms().to(self.A.dtype))  # (d_out,)
+        except BaseException:  # out of memory, or interrupted: the base stays as it was
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
+            raise
 
     def forward(self, x: Tensor) -> Tensor:
         h = super().forward(x)  # (..., d_out), the base's bias in it
         g = self.rescaling().to(h.dtype)  # (d_out,)
         return g * h if self.bias is None else g * h + (1 - g) * self.bias.to(h.dtype)  # the bias back to once
 
-    @torch.no_grad()
     def row_norms(self) -> Tensor:
-        """n = ‖W0 + s · B A‖ of each output row, (d_out,), in float32 at least. It takes no gradient.
+        """n = ‖W0 + s · B A‖ of each output row, (d_out,), in float32 at least. It takes no gradient, in either mode.
 
         The three terms cancel in a row that the update all but removes. What is left below their rounding errors is
         noise, and may be negative, so n² has a floor of that size.
         """
-        wide = torch.promote_types(self.A.dtype, torch.float32)
-        W0, A, sB = self.base.weight.to(wide), self.A.to(wide), self.scaling * self.B.to(wide)
-        with torch.autocast("cpu" if W0.is_meta else W0.device.type, enabled=False):  # it would round the products
+        W0, A, B = (t.detach() for t in (self.base.weight, self.A, self.B))
+        wide = torch.promote_types(torch.promote_types(W0.dtype, A.dtype), torch.float32)
+        W0, A, sB = W0.to(wide), A.to(wide), self.scaling * B.to(wide)
+        with no_autocast(W0):
             w_w = torch.linalg.vector_norm(W0, dim=1).square()  # (d_out,) ‖w‖²
             w_u = ((W0 @ A.T) * sB).sum(dim=1)  # (d_out,) ⟨w, u⟩
             u_u = ((sB @ (A @ A.T)) * sB).sum(dim=1)  # (d_out,) ‖u‖²
