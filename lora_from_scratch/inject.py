@@ -17,7 +17,7 @@ from lora_from_scratch.dora import DoRALinear
 from lora_from_scratch.lora import LoRALinear, check_hyperparameters, lora_scaling
 from lora_from_scratch.qlora import NF4Linear
 from lora_from_scratch.rslora import rslora_scaling
-from lora_from_scratch.targets import check_targets, find_targets, replace_modules
+from lora_from_scratch.targets import check_targets, find_targets, named_layers, replace_modules, unwrapped
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class AdapterConfig:
 
     Args:
         rank, alpha, dropout: as in LoRALinear.
-        targets: "all-linear" (every linear layer but the output head), a list of layer names, each the
-            whole dotted name or its last parts ("q_proj", "self_attn.q_proj"), or one string, a regular
+        targets: "all-linear" (every linear layer but an output head or a classifier's), a list of layer names, each
+            the whole dotted name or its last parts ("q_proj", "self_attn.q_proj"), or one string, a regular
             expression for the whole dotted name. The meanings are those of PEFT's `target_modules`.
         rslora: scale by alpha / sqrt(rank) instead of alpha / rank (arXiv 2312.03732).
         dora: DoRA layers instead of LoRA layers (arXiv 2402.09353).
@@ -68,12 +68,12 @@ def add_adapters(model: nn.Module, config: AdapterConfig) -> nn.Module:
     scaling = rslora_scaling if config.rslora else lora_scaling
     try:
         swap = {m: layer_class(m, config.rank, config.alpha, config.dropout, scaling) for m in targets.values()}
-    except Exception:
-        for parameter, flag in flags:  # wrapping freezes; a failure half way must not
+        model.requires_grad_(False)
+        replace_modules(model, swap)
+    except BaseException:  # a failure or an interruption half way
+        for parameter, flag in flags:
             parameter.requires_grad_(flag)
         raise
-    model.requires_grad_(False)
-    replace_modules(model, swap)
     return model
 
 
@@ -83,17 +83,17 @@ def merge_adapters(model: nn.Module) -> nn.Module:
     All are merged before the first is replaced, so a failure leaves the model as it was. What comes back is
     frozen, as the base was: call model.requires_grad_(True) to train all of it. Raises ValueError without adapters.
     """
-    adapters = {name: module for name, module in model.named_modules() if is_adapter(module)}
-    if not adapters:
-        raise ValueError("the model has no adapters to merge; add_adapters puts them in, and a merge takes them out")
-    if is_adapter(model):
+    if is_adapter(unwrapped(model)):
         raise ValueError(
             "the model itself is an adapted layer, which has no parent to hold its merge; use layer.merge()"
         )
+    adapters = {name: module for name, module in named_layers(model).items() if is_adapter(unwrapped(module))}
+    if not adapters:
+        raise ValueError("the model has no adapters to merge; add_adapters puts them in, and a merge takes them out")
     swap = {}
     for name, module in adapters.items():
         try:
-            swap[module] = module.merge()
+            swap[module] = unwrapped(module).merge()
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     replace_modules(model, swap)
@@ -101,8 +101,8 @@ def merge_adapters(model: nn.Module) -> nn.Module:
 
 
 def is_adapter(module: nn.Module) -> bool:
-    """Whether `module` is an adapter, told by its role and not its class: it has `delta_weight` and `B`."""
-    return hasattr(module, "delta_weight") and hasattr(module, "B")
+    """Whether `module` is an adapter, told by its role: a `B`, and a class (no wrapper's) that has `delta_weight`."""
+    return hasattr(type(module), "delta_weight") and hasattr(module, "B")
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -6,8 +6,9 @@ model = add_adapters(model, AdapterConfig(rank=16))      # what is trained, on t
 
 from torch import nn
 
+from lora_from_scratch.lora import check_replaceable
 from lora_from_scratch.qlora import NF4Linear
-from lora_from_scratch.targets import find_targets, replace_modules
+from lora_from_scratch.targets import find_targets, replace_modules, unwrapped
 
 
 def quantize_model(
@@ -24,10 +25,10 @@ def quantize_model(
         block_size, double: as in nf4.quantize.
 
     Raises:
-        ValueError: for a target that matches nothing, has an adapter, is in 4 bits already, or is no nn.Linear with
-            a finite weight. The message names it.
+        ValueError: for a target that matches nothing, has an adapter, is in 4 bits already, has hooks or a
+            forward of its own, or is no nn.Linear with a finite weight. The message names it.
     """
-    adapted = [name for name, module in model.named_modules() if hasattr(module, "delta_weight")]
+    adapted = [name for name, module in model.named_modules() if hasattr(type(module), "delta_weight")]
     if adapted:
         raise ValueError(
             f"the model has adapters already, the first at {adapted[0] or 'its root'}; quantize first, then add them"
@@ -35,7 +36,9 @@ def quantize_model(
     swap = {}
     for name, module in find_targets(model, targets).items():
         try:
-            swap[module] = NF4Linear.from_linear(module, block_size, double)
+            layer = unwrapped(module)
+            check_replaceable(layer)
+            swap[module] = NF4Linear.from_linear(layer, block_size, double)
         except ValueError as error:
             raise ValueError(f"target {name}: {error}") from error
     replace_modules(model, swap)

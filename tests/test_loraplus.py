@@ -52,8 +52,17 @@ def test_every_trainable_parameter_is_in_one_group_at_its_rate(targets, dora, un
 
 
 def test_the_defaults_are_those_of_the_paper():
-    """Ratio 16, no weight decay."""
-    assert [(g["lr"], g["weight_decay"]) for g in loraplus_param_groups(adapted(), 1e-3)] == [(1e-3, 0), (0.016, 0)]
+    """Ratio 16, and no weight decay of its own."""
+    groups = loraplus_param_groups(adapted(), 1e-3)
+    assert [g["lr"] for g in groups] == [1e-3, 0.016] and not any("weight_decay" in g for g in groups)
+
+
+@pytest.mark.parametrize(("own", "wanted"), [(None, 0.1), (0.0, 0.0), (0.3, 0.3)])
+def test_the_optimizer_s_weight_decay_holds_where_none_was_asked_for(own, wanted):
+    """Given to AdamW, it stands in both groups; given to the groups, theirs goes first, a zero too."""
+    options = {} if own is None else {"weight_decay": own}
+    optimizer = torch.optim.AdamW(loraplus_param_groups(adapted(), 1e-3, **options), weight_decay=0.1)
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [wanted, wanted]
 
 
 def test_an_adapter_is_told_by_its_role():

@@ -13,6 +13,7 @@ from pairs import Pair, adapters_of, assert_near, make_pair, peft_adapters_of
 from torch import Tensor, nn
 
 from lora_from_scratch import AdapterConfig, add_adapters, count_parameters, merge_adapters, trainable_parameters
+from lora_from_scratch.targets import find_targets
 
 # PEFT and these tests use the name that this method has had for years; its new name is not in older versions.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -295,3 +296,37 @@ def test_the_advice_about_conv1d_works():
         assert_near(adapted, pair.theirs(input_ids=ids).logits, 1e-12, "against PEFT")
         assert (adapted - before).abs().max() > 0.01
         assert_near(merge_adapters(pair.ours)(input_ids=ids).logits, adapted, 1e-12, "merged")
+
+
+def small(kind, **options):
+    """A random `transformers` model of the kind, a few thousand weights."""
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = kind.config_class(vocab_size=31, max_position_embeddings=16, pad_token_id=0, **sizes, **options)
+    torch.manual_seed(0)
+    return kind(config)
+
+
+@pytest.mark.parametrize(
+    ("kind", "head"),
+    [
+        (transformers.LlamaForSequenceClassification, ["score"]),
+        (transformers.BertForQuestionAnswering, ["qa_outputs"]),
+        (transformers.BertForSequenceClassification, ["classifier"]),
+        (transformers.RobertaForSequenceClassification, ["classifier.dense", "classifier.out_proj"]),
+        (transformers.BertForMaskedLM, ["cls.predictions.decoder"]),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_heads_of_real_models_are_no_targets(kind, head):
+    """Classifiers' fresh heads and the one that the model names, bare and inside a wrapper of the user's."""
+    for model in (small(kind), torch.nn.ModuleDict({"inner": small(kind)})):
+        names = {name.removeprefix("inner.") for name in find_targets(model, "all-linear")}
+        assert names and not names & set(head)
+        assert all("layer" in name or name.startswith(("bert.pooler", "cls.predictions.transform")) for name in names)
+
+
+def test_experts_of_a_real_model_are_named_in_a_warning():
+    """`transformers` keeps a mixture's experts in 3-D parameters; its attention is adapted."""
+    model = small(transformers.MixtralForCausalLM, num_local_experts=4, num_experts_per_tok=2, num_key_value_heads=1)
+    with pytest.warns(UserWarning, match=r"model\.layers\.0\.mlp\.experts\.gate_up_proj"):
+        add_adapters(model, AdapterConfig(rank=2))
