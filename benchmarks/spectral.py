@@ -3,7 +3,8 @@
 import torch
 
 from benchmarks.steps import Step
-from lora_from_scratch.analysis.spectra import intruders_by_layer, product_svd
+from lora_from_scratch.analysis.spectra import intruders_by_layer
+from lora_from_scratch.analysis.subspaces import product_svd
 from lora_from_scratch.lab.llama import TinyLlama
 from lora_from_scratch.targets import find_targets
 

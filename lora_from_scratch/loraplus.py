@@ -32,7 +32,7 @@ def loraplus_param_groups(model, lr: float, ratio: float = 16.0, weight_decay: f
     _check("ratio", ratio, ratio > 0)
     decay = {} if weight_decay is None else {"weight_decay": weight_decay}
     _check("weight_decay", weight_decay or 0, not decay or weight_decay >= 0)
-    adapters = [module for module in model.modules() if hasattr(type(module), "delta_weight") and hasattr(module, "B")]
+    adapters = [module for module in model.modules() if hasattr(module, "delta_weight") and hasattr(module, "B")]
     fast = {id(module.B) for module in adapters}
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not any(id(parameter) in fast for parameter in trainable):

@@ -31,15 +31,14 @@ import torch.nn.functional as F
 
 from lora_from_scratch import AdapterConfig
 from lora_from_scratch.analysis.spectra import (
-    amplification,
     effective_rank,
     intruder_dimensions,
     intruders_by_layer,
     similarity,
     singular_values,
     stable_rank,
-    subspace_similarity,
 )
+from lora_from_scratch.analysis.subspaces import amplification, subspace_similarity
 from lora_from_scratch.book import plots, stats
 from lora_from_scratch.book.results import Results
 from lora_from_scratch.lab.finetune import Run

@@ -11,14 +11,12 @@ from torch import Tensor, nn
 from lora_from_scratch import AdapterConfig, DoRALinear, LoRALinear, add_adapters
 from lora_from_scratch.analysis.spectra import (
     adapted_weights,
-    amplification,
     intruder_dimensions,
     intruders_by_layer,
-    product_svd,
     similarity,
     singular_values,
-    subspace_similarity,
 )
+from lora_from_scratch.analysis.subspaces import amplification, product_svd, subspace_similarity
 
 sizes = st.integers(3, 12)
 seeds = st.integers(0, 2**16)

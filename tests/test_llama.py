@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lora_from_scratch import AdapterConfig, LoRALinear, add_adapters, trainable_parameters
-from lora_from_scratch.lab.llama import Attention, LlamaConfig, RMSNorm, TinyLlama, rotary, rotate
+from lora_from_scratch.lab.llama import Attention, LlamaConfig, RMSNorm, TinyLlama, frequencies, rotary, rotate
 
 SMALL = {"vocab_size": 17, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_key_value_heads": 2}
 
@@ -257,3 +257,17 @@ def test_checkpointed_blocks_give_adapters_the_same_gradients():
     assert len(got) == 2 * 2 * 7 and all(gradient.abs().max() > 0 for gradient in wanted)
     for mine, theirs in zip(got, wanted, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("place", ["model.rotary_emb.inv_freq", "model.layers.0.self_attn.rotary_emb.inv_freq"])
+def test_a_checkpoint_with_scaled_positions_is_refused_and_one_with_the_config_s_own_loads(place):
+    """Some files hold the frequencies: those of the config are taken for what they are, others are an error."""
+    config = LlamaConfig(hidden_size=32, num_attention_heads=2, num_key_value_heads=2)
+    model, state = TinyLlama(config), TinyLlama(config).state_dict()
+    for dtype in (torch.float32, torch.bfloat16):
+        model.load_state_dict(state | {place: frequencies(16, config.rope_theta).to(dtype)}, strict=True)
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    for wrong in (frequencies(16, 10000.0) / 8, frequencies(16, 500000.0), frequencies(8, 10000.0)):
+        with pytest.raises(RuntimeError, match=f"{place} is not what rope_theta 10000.0 gives"):
+            TinyLlama(config).load_state_dict(state | {place: wrong}, strict=False)
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())

@@ -15,7 +15,16 @@ from torch import nn
 
 from lora_from_scratch import AdapterConfig, add_adapters, count_parameters
 from lora_from_scratch.analysis.counting import ALL_LINEAR, MODELS, Transformer, lora_parameters, prints_as
-from lora_from_scratch.analysis.memory import BFLOAT16, FLOAT32, MIXED, STATE32, Bytes, Precision, training_bytes
+from lora_from_scratch.analysis.memory import (
+    ADAPTERS32,
+    BFLOAT16,
+    FLOAT32,
+    MIXED,
+    STATE32,
+    Bytes,
+    Precision,
+    training_bytes,
+)
 from lora_from_scratch.analysis.simulate import Checkpointed, checkpoint_blocks, measured_bytes
 from lora_from_scratch.analysis.simulate import simulated_bytes as simulated
 from lora_from_scratch.lab.llama import LlamaConfig, TinyLlama
@@ -76,9 +85,16 @@ def test_three_ways_agree_on_the_tiny_llama(method):
 
 @given(config=configs(), batch=st.integers(1, 3), length=st.integers(1, 9), data=st.data())
 def test_closed_activations_are_exactly_what_autograd_saves(config, batch, length, data):
-    """For any sizes, targets and precision: what is saved for backward, each storage once, to the byte."""
+    """For any sizes, targets and precision, adapters wider than the base too: each storage once, to the byte."""
     dtype, precision = data.draw(
-        st.sampled_from([(torch.float32, FLOAT32), (torch.bfloat16, BFLOAT16), (torch.float64, FLOAT64)])
+        st.sampled_from(
+            [
+                (torch.float32, FLOAT32),
+                (torch.bfloat16, BFLOAT16),
+                (torch.bfloat16, ADAPTERS32),
+                (torch.float64, FLOAT64),
+            ]
+        )
     )
     method, rank = data.draw(st.sampled_from(["full", "lora"])), data.draw(st.integers(1, 5))
     names = ALL_LINEAR if config.tie_word_embeddings else NAMES
@@ -86,6 +102,7 @@ def test_closed_activations_are_exactly_what_autograd_saves(config, batch, lengt
     model = TinyLlama(config).to(dtype)
     if method == "lora":
         add_adapters(model, AdapterConfig(rank, targets=targets))
+        model = model if precision.adapter else model.to(dtype)  # A and B as wide as they are made, or as the base
     closed = training_bytes(model, method, batch, length, rank, targets, precision)
     measured = measured_bytes(model, batch, length)
     assert measured["activations"] == closed.activations

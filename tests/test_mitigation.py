@@ -47,17 +47,18 @@ def test_an_intruder_shrunk_to_nothing_is_gone():
     found = intruder_dimensions(w0, w1, k=1, epsilon=0.5)
     assert found == [0]
     without = scale_directions(w1, found, 0)
-    torch.testing.assert_close(torch.linalg.matrix_rank(without), torch.tensor(5))
-    assert torch.linalg.svdvals(without)[0] < 0.3 * torch.linalg.svdvals(w1)[0]
+    sizes = torch.linalg.svdvals(without)
+    assert sizes[-1] < 1e-12 * torch.linalg.svdvals(w1)[0] < 1e-3 * sizes[-2], "one is gone, and five are left"
+    assert sizes[0] < 0.3 * torch.linalg.svdvals(w1)[0]
 
 
 def test_the_update_after_shrinking_has_a_higher_rank_and_is_cut_to_the_adapters_again():
     w0 = random_matrix(9, 7, 0)
     delta = 8 * random_matrix(9, 1, 1) @ random_matrix(1, 7, 2)
     changed = scale_directions(w0 + delta, [0], 0.75) - w0
-    assert torch.linalg.matrix_rank(changed) == 2
+    assert torch.linalg.matrix_rank(changed, rtol=1e-9) == 2
     B, A = low_rank_factors(changed, 1)
-    assert torch.linalg.matrix_rank(B @ A) == 1
+    assert torch.linalg.matrix_rank(B @ A, rtol=1e-9) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

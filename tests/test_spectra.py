@@ -23,7 +23,7 @@ def test_the_cut_has_the_rank_and_the_error_of_the_tail(d_out, d_in, seed, data)
     rank = data.draw(st.integers(1, min(d_out, d_in)))
     B, A = low_rank_factors(delta, rank)
     assert B.shape == (d_out, rank) and A.shape == (rank, d_in)
-    assert torch.linalg.matrix_rank(B @ A) <= rank
+    assert torch.linalg.matrix_rank(B @ A, rtol=1e-12) <= rank
     tail = singular_values(delta)[rank:].square().sum().sqrt()
     torch.testing.assert_close((delta - B @ A).norm(), tail, atol=1e-10, rtol=1e-10)
 

@@ -10,32 +10,39 @@ Only the last depends on the batch, and hardly on what is trained: a gradient pa
 the adapters. So LoRA shrinks gradients and optimizer, QLoRA the weights besides; checkpointing shrinks activations
 (arXiv 1604.06174): it keeps the input of each block, and runs the block again in backward.
 
-Activations are those of lab/llama.py, each storage once; its attention keeps no T × T matrix (arXiv 2205.14135). Not
-counted: the batch, what lives for a moment, biases, norms of q and k. This file imports nothing of the project.
+Not counted: the batch, what lives for a moment, biases, norms of q and k. This file builds on activations.py alone.
 """
 
-from collections import namedtuple
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from numbers import Integral
 
+from lora_from_scratch.analysis.activations import ATTENTION, MLP, Sizes, kept, shapes_of
+
 STATES = {"adamw": 2, "lion": 1, "sgd": 0}  # numbers that an optimizer keeps for each that it trains
-ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
 LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")  # what `transformers` calls the models that are built alike
 READS = (
     f"only Llama-like models can be read ({', '.join(LLAMA_LIKE)}): a gated MLP, no experts; simulate.py runs others"
 )
-_Sizes = namedtuple("_Sizes", "layers width mlp vocabulary heads head q kv tied")
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Bytes a number: weights and activations, gradients, a second copy of what is trained (or 0), optimizer state."""
+    """Bytes a number: weights and activations, gradients, a second copy of what is trained (or 0), optimizer state.
+
+    `adapter`, if not 0, is what A and B take instead, with their gradients and states, as `add_adapters` makes them
+    over 16 bits: 4.
+    """
 
     weight: int = 4
     gradient: int = 4
     master: int = 0
     state: int = 4
+    adapter: int = 0
+
+    def of_adapters(self) -> "Precision":
+        """The bytes of what adapters train."""
+        return Precision(self.adapter, self.adapter, 0, self.adapter) if self.adapter else self
 
     def trained(self, optimizer: str = "adamw") -> int:
         """Bytes a trained number, without activations. Raises ValueError for an unknown optimizer."""
@@ -47,6 +54,7 @@ class Precision:
 FLOAT32 = Precision()  # with AdamW 16 bytes a trained number
 BFLOAT16 = Precision(2, 2, 0, 2)  # 8: model.bfloat16(), for which torch keeps the state in bfloat16 too
 STATE32 = Precision(2, 2, 0, 4)  # 12: the state in float32, as arXiv 2305.14314 counts
+ADAPTERS32 = Precision(2, 2, 0, 2, adapter=4)  # a bfloat16 model with the adapters of this project
 MIXED = Precision(2, 2, 4, 4)  # 16: and a copy of the weights in float32 (arXiv 1710.03740, section 3.1)
 
 
@@ -102,25 +110,25 @@ def training_bytes(
         raise ValueError(f"precision is {precision!r}; give a Precision, such as FLOAT32 or MIXED")
     _check_counts(batch=batch, length=length, rank=rank, block_size=block_size)
     m, w = _sizes(model_or_shape), precision.weight
-    shapes = _shapes(m)
+    shapes = shapes_of(m)
     rank, names = (0, set(shapes)) if method == "full" else (rank, _names(targets))
     adapters = sum(rank * sum(shapes[n]) * (1 if n == "lm_head" else m.layers) for n in names)
     linear = m.layers * sum(shapes[n][0] * shapes[n][1] for n in ATTENTION + MLP)
     other = (2 * m.layers + 1) * m.width + (1 if m.tied else 2) * m.vocabulary * m.width  # norms, embedding, head
     if hasattr(model_or_shape, "named_parameters"):
         _check_weights(model_or_shape, linear + other)
-    trained = adapters or linear + other
+    trained, own = adapters or linear + other, precision if method == "full" else precision.of_adapters()
     packed, constants = _nf4_bytes(m, block_size, double) if method == "qlora" else (linear * w, 0)
     return Bytes(
-        weights=packed + (other + adapters) * w,
+        weights=packed + other * w + adapters * own.weight,
         constants=constants,
-        gradients=trained * precision.gradient,
-        optimizer=trained * (precision.trained(optimizer) - w - precision.gradient),
-        activations=_activations(m, w, batch * length, length, names, rank, checkpoint),
+        gradients=trained * own.gradient,
+        optimizer=trained * (own.trained(optimizer) - own.weight - own.gradient),
+        activations=kept(m, w, batch * length, length, names, rank, own.weight, checkpoint),
     )
 
 
-def _sizes(source: object) -> _Sizes:
+def _sizes(source: object) -> Sizes:
     config, of = getattr(source, "config", source), f" of {type(source).__name__}"
     for name in ("num_local_experts", "num_experts", "n_routed_experts", "model_type"):
         if (value := getattr(config, name, None)) and value not in LLAMA_LIKE:
@@ -134,7 +142,7 @@ def _sizes(source: object) -> _Sizes:
     q, head = (H * head, head) if head else (C, C // H)
     kv = getattr(config, "kv", None) or head * (getattr(config, "num_key_value_heads", None) or H)
     tied = getattr(config, "tied", False) or getattr(config, "tie_word_embeddings", False)
-    return _Sizes(L, C, M, V, H, head, q, kv, tied)
+    return Sizes(L, C, M, V, H, head, q, kv, tied)
 
 
 def _check_weights(model: object, closed: int) -> None:
@@ -146,46 +154,12 @@ def _check_weights(model: object, closed: int) -> None:
         raise ValueError(f"this {type(model).__name__} has {real:,} weights, its sizes give {closed:,}; {READS}")
 
 
-def _shapes(m: _Sizes) -> dict[str, tuple[int, int]]:
-    C, M, Q = m.width, m.mlp, m.q
-    sizes = ((Q, C), (m.kv, C), (m.kv, C), (C, Q), (M, C), (M, C), (C, M), (m.vocabulary, C))  # (out, in)
-    return dict(zip((*ATTENTION, *MLP, "lm_head"), sizes, strict=True))
-
-
-def _nf4_bytes(m: _Sizes, block_size: int, double: bool) -> tuple[int, int]:
+def _nf4_bytes(m: Sizes, block_size: int, double: bool) -> tuple[int, int]:
     """Bytes of codes and of constants, each matrix quantized by itself."""
-    counts = [d_out * d_in for name, (d_out, d_in) in _shapes(m).items() if name != "lm_head"]
+    counts = [d_out * d_in for name, (d_out, d_in) in shapes_of(m).items() if name != "lm_head"]
     blocks = [-(-n // block_size) for n in counts]
     constants = sum(b + 4 * -(-b // 256) + 4 for b in blocks) if double else 4 * sum(blocks)  # + 4: their mean
     return m.layers * sum(-(-n // 2) for n in counts), m.layers * constants
-
-
-def _activations(m: _Sizes, s: int, tokens: int, length: int, trained: set, rank: int, checkpoint: bool) -> int:
-    """What forward keeps for backward; with `checkpoint`, the most there is at a time. rank 0: all weights trained."""
-    norm = max(4, s) * (m.width + 1) + m.width * s * (rank == 0)  # x and 1 / rms in float32; x / rms for the weight
-    into = rank == 0  # whether a gradient flows on into the input of the first block, then of the last
-    first, flows = last, _ = _block(m, s, trained, rank, norm, into)
-    last, into = (_block(m, s, trained, rank, norm, flows)[0], flows) if m.layers > 1 else (last, into)
-    head = norm * flows + (m.width + rank) * s * ("lm_head" in trained) + 4 * m.vocabulary  # float32 log-probabilities
-    a_token = first + (m.layers - 1) * last + head
-    if checkpoint:  # all inputs, and the head or the last block; in float32 its norm keeps its input itself
-        a_token = m.layers * m.width * s + max(head, last - m.width * s * (s >= 4 and into))
-    turned = checkpoint or into or bool(trained & {"q_proj", "k_proj"})
-    return tokens * a_token + 2 * length * m.head * s * turned + 4  # cos and sin; one number of the loss
-
-
-def _block(m: _Sizes, s: int, trained: set, rank: int, norm: int, flows: bool) -> tuple[int, bool]:
-    """Bytes a token that a block keeps; whether its output needs a gradient, as its input does if `flows`."""
-    C, M = m.width, m.mlp
-    qkv, gate_up = bool(trained & {"q_proj", "k_proj", "v_proj"}), bool(trained & {"gate_proj", "up_proj"})
-    attention = flows or qkv
-    middle = attention or "o_proj" in trained
-    gate, up, down = middle or "gate_proj" in trained, middle or "up_proj" in trained, "down_proj" in trained
-    kept = norm * flows + C * s * qkv  # what q, k and v read is one tensor
-    kept += (4 * m.q * s + max(4, s) * m.heads) * attention  # q, k, v, the result; log of the softmax's sum
-    kept += m.q * s * (middle and not attention) + norm * middle + C * s * gate_up  # o reads that result, if kept
-    kept += 2 * M * s * gate + M * s * up + M * s * down  # gate, up; silu(gate); silu(gate) · up
-    return kept + rank * s * len(trained - {"lm_head"}), middle or gate_up or down  # s · A x of each adapter
 
 
 def _names(targets: str | Iterable[str]) -> set[str]:

@@ -47,5 +47,11 @@ def scale_directions(weight: Tensor, which: Sequence[int], factor: float) -> Ten
     exact = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
     u, s, vt = torch.linalg.svd(exact, full_matrices=False)  # (d_out, n), (n,), (n, d_in)
     chosen = list(which)
-    pieces = (u[:, chosen] * s[chosen]) @ vt[chosen]  # (d_out, d_in), zero if none is chosen
+    with _in_full(weight):
+        pieces = (u[:, chosen] * s[chosen]) @ vt[chosen]  # (d_out, d_in), zero if none is chosen
     return (exact + (factor - 1) * pieces).to(weight.dtype)
+
+
+def _in_full(like: Tensor) -> torch.autocast:
+    """A context in which products keep their precision: autocast would round them."""
+    return torch.autocast("cpu" if like.is_meta else like.device.type, enabled=False)

@@ -16,7 +16,6 @@ not of ΔW: a large ΔW along W0's own vectors makes no intruder.
 
 How alike two unrelated matrices look depends on the width d: a random unit vector has a largest |cosine| of about
 sqrt(2 ln d / d) with a basis, 0.28 at d = 128. In a square layer no vector is below ε unless d > 1/ε².
-
 This file imports nothing of the project: copy it and it runs.
 """
 
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 SIDES = ("left", "right")
+WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")  # the names that torch.compile and checkpoint_wrapper add
 
 
 def singular_values(matrix: Tensor) -> Tensor:
@@ -43,32 +43,13 @@ def low_rank_factors(delta: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     them. Raises ValueError for a rank outside 1 to min(d_out, d_in), or a matrix that is not finite.
     """
     delta = _checked(delta)
-    if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= min(delta.shape):
+    if not isinstance(rank, Integral) or isinstance(rank, bool) or not 1 <= rank <= min(delta.shape):
         raise ValueError(
             f"rank is {rank!r}; for a matrix of shape {tuple(delta.shape)} it runs from 1 to {min(delta.shape)}"
         )
     u, s, vt = torch.linalg.svd(delta, full_matrices=False)  # (d_out, k), (k,), (k, d_in)
     root = s[:rank].sqrt()
     return u[:, :rank] * root, root[:, None] * vt[:rank]
-
-
-def product_svd(B: Tensor, A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The SVD of B A without building it: U (d_out, r), the r singular values, Vᵀ (r, d_in).
-
-    With B = Q_B R_B and Aᵀ = Q_A R_A, all of B A that is not a rotation is the small R_B R_Aᵀ, (r, r). Multiply the
-    singular values by a layer's `scaling` for those of its update. Raises ValueError for factors that are not finite
-    or do not fit, and for a rank above min(d_out, d_in).
-    """
-    B, A = _checked(B), _checked(A)
-    rank = A.shape[0]
-    if B.shape[1] != rank or rank > min(B.shape[0], A.shape[1]):
-        raise ValueError(
-            f"B has shape {tuple(B.shape)} and A {tuple(A.shape)}; give (d_out, r) and (r, d_in) with r at most both"
-        )
-    q_b, r_b = torch.linalg.qr(B)  # (d_out, r), (r, r)
-    q_a, r_a = torch.linalg.qr(A.T)  # (d_in, r), (r, r)
-    u, s, vt = torch.linalg.svd(r_b @ r_a.T)  # all (r, r)
-    return q_b @ u, s, vt @ q_a.T
 
 
 def energy(matrix: Tensor) -> Tensor:
@@ -100,7 +81,7 @@ def similarity(w0: Tensor, w1: Tensor, side: str = "left") -> Tensor:
     that have a singular value. Raises ValueError for shapes that differ, values that are not finite, an unknown side.
     """
     _check_pair(w0, w1)
-    return (_vectors(w0, side)[0].T @ _vectors(w1, side)[0]).abs()
+    return _cosines(_vectors(w0, side)[0], _vectors(w1, side)[0])
 
 
 def intruder_dimensions(w0: Tensor, w1: Tensor, k: int = 10, epsilon: float = 0.5, side: str = "left") -> list[int]:
@@ -123,7 +104,7 @@ def intruder_dimensions(w0: Tensor, w1: Tensor, k: int = 10, epsilon: float = 0.
     rank = int((sizes > sizes[0] * max(w1.shape) * torch.finfo(sizes.dtype).eps).sum())
     if not isinstance(k, Integral) or isinstance(k, bool) or not 1 <= k <= rank:
         raise ValueError(f"k is {k!r}; the tuned matrix has rank {rank}, so k runs from 1 to {rank}")
-    best = (_vectors(w0, side)[0].T @ new[:, :k]).abs().amax(dim=0)  # (k,)
+    best = _cosines(_vectors(w0, side)[0], new[:, :k]).amax(dim=0)  # (k,)
     return (best < epsilon).nonzero().flatten().tolist()
 
 
@@ -151,39 +132,15 @@ def intruders_by_layer(
 def adapted_weights(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """({name: W0}, {name: W0 with its update}) of the adapters in `model`, told by their `delta_weight` and `base`.
 
-    Raises ValueError if there are none.
+    A compiled or checkpointed adapter counts once, under its own name. Raises ValueError if there are none.
     """
-    adapters = {n: m for n, m in model.named_modules() if hasattr(m, "delta_weight") and hasattr(m, "base")}
+    adapters = {}
+    for name, module in model.named_modules():
+        if hasattr(type(module), "delta_weight") and hasattr(module, "base"):  # the class is asked: wrappers pass on
+            adapters[".".join(part for part in name.split(".") if part not in WRAPPERS)] = module
     if not adapters:
         raise ValueError("the model has no adapters; for full fine-tuning, compare two state dicts instead")
     return {n: m.base.weight for n, m in adapters.items()}, {n: m.weight for n, m in adapters.items()}
-
-
-def subspace_similarity(first: Tensor, second: Tensor) -> Tensor:
-    """φ(i, j) of the LoRA paper (section 7.2, equation 4): how much the leading i and j right vectors share.
-
-    φ(i, j) = ‖V_i V_jᵀ‖² / min(i, j), from 0 (nothing) to 1 (one contains the other). `first` (r1, d) and `second`
-    (r2, d) are, say, two A; entry [i - 1, j - 1] of the (r1, r2) result is φ(i, j). Raises ValueError for matrices of
-    another width, or not finite.
-    """
-    if first.dim() != 2 or second.dim() != 2 or first.shape[1] != second.shape[1]:
-        raise ValueError(f"the shapes are {tuple(first.shape)} and {tuple(second.shape)}; give (r1, d) and (r2, d)")
-    shared = (_vectors(first, "right")[0].T @ _vectors(second, "right")[0]).square()  # (r1, r2)
-    i, j = (torch.arange(1, n + 1, dtype=shared.dtype) for n in shared.shape)
-    return shared.cumsum(0).cumsum(1) / torch.minimum(i[:, None], j[None, :])
-
-
-def amplification(w0: Tensor, delta: Tensor, rank: int) -> float:
-    """How much the update amplifies its own leading directions (2106.09685, section 7.3): ‖ΔW‖ / ‖Uᵀ W0 V‖.
-
-    U and V are the leading `rank` vectors of `delta`, so the denominator is what W0 does along them. Raises ValueError
-    as `similarity`, and for a rank outside 1 to min(d_out, d_in).
-    """
-    _check_pair(w0, delta)
-    if not isinstance(rank, Integral) or isinstance(rank, bool) or not 1 <= rank <= min(delta.shape):
-        raise ValueError(f"rank is {rank!r}; for a matrix of shape {tuple(delta.shape)} it runs to {min(delta.shape)}")
-    u, v = (_vectors(delta, side)[0][:, :rank] for side in SIDES)
-    return (delta.norm() / (u.T @ w0.to(u.dtype) @ v).norm()).item()
 
 
 def _vectors(matrix: Tensor, side: str = "left") -> tuple[Tensor, Tensor]:
@@ -192,6 +149,12 @@ def _vectors(matrix: Tensor, side: str = "left") -> tuple[Tensor, Tensor]:
         raise ValueError(f"side is {side!r}; it is left, the directions written, or right, the directions read")
     u, s, vt = torch.linalg.svd(_checked(matrix), full_matrices=False)
     return (u if side == "left" else vt.T), s
+
+
+def _cosines(first: Tensor, second: Tensor) -> Tensor:
+    """|cosine| between unit columns, in their own precision."""
+    with _in_full(first):
+        return (first.T @ second).abs()
 
 
 def _check_pair(w0: Tensor, w1: Tensor) -> None:
@@ -210,3 +173,8 @@ def _checked(matrix: Tensor) -> Tensor:
     if not torch.isfinite(matrix).all():
         raise ValueError("the matrix holds NaN or infinity; look for a diverged run or an overflow before its spectrum")
     return matrix.detach().to(torch.promote_types(matrix.dtype, torch.float32))
+
+
+def _in_full(like: Tensor) -> torch.autocast:
+    """A context in which products keep their precision: autocast would round them."""
+    return torch.autocast("cpu" if like.is_meta else like.device.type, enabled=False)

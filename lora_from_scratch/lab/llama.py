@@ -30,16 +30,11 @@ class LlamaConfig:
     tie_word_embeddings: bool = False
 
     def __post_init__(self) -> None:
-        if self.hidden_size % (2 * self.num_attention_heads):
-            raise ValueError(
-                f"hidden_size {self.hidden_size} must be an even multiple of num_attention_heads "
-                f"{self.num_attention_heads}: rotary positions turn pairs of a head's channels"
-            )
-        if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(
-                f"num_key_value_heads {self.num_key_value_heads} must divide "
-                f"num_attention_heads {self.num_attention_heads}"
-            )
+        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
+        if self.hidden_size % (2 * heads):  # rotary positions turn pairs of a head's channels
+            raise ValueError(f"hidden_size {self.hidden_size} must be an even multiple of num_attention_heads {heads}")
+        if heads % kv_heads:
+            raise ValueError(f"num_key_value_heads {kv_heads} must divide num_attention_heads {heads}")
 
 
 class RMSNorm(nn.Module):
@@ -55,10 +50,14 @@ class RMSNorm(nn.Module):
         return self.weight * F.rms_norm(wide, self.weight.shape, eps=self.eps).to(x.dtype)
 
 
+def frequencies(head_size: int, theta: float) -> Tensor:
+    """1 / theta^(2i/D), the angle that pair i turns by from one position to the next, (D/2,) in float32."""
+    return 1.0 / theta ** (torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)
+
+
 def rotary(positions: Tensor, head_size: int, theta: float) -> tuple[Tensor, Tensor]:
-    """cos and sin of position · theta^(-2i/D), each (T, D) in float32, the D/2 angles written twice."""
-    exponents = torch.arange(0, head_size, 2, device=positions.device, dtype=torch.float32) / head_size
-    angles = positions.float()[:, None] / theta**exponents  # (T, D/2)
+    """cos and sin of position · frequency, each (T, D) in float32, the D/2 angles written twice."""
+    angles = positions.float()[:, None] * frequencies(head_size, theta).to(positions.device)  # (T, D/2)
     angles = torch.cat((angles, angles), dim=-1)  # (T, D)
     return angles.cos(), angles.sin()
 
@@ -135,9 +134,7 @@ class Decoder(nn.Module):
     def forward(self, input_ids: Tensor) -> Tensor:
         T, config = input_ids.shape[1], self.config
         if T > config.max_position_embeddings:
-            raise ValueError(
-                f"{T} positions, but the context is max_position_embeddings = {config.max_position_embeddings}"
-            )
+            raise ValueError(f"{T} positions are more than max_position_embeddings, {config.max_position_embeddings}")
         x = self.embed_tokens(input_ids)  # (B, T, C)
         positions = torch.arange(T, device=x.device)
         cos, sin = rotary(positions, config.hidden_size // config.num_attention_heads, config.rope_theta)
@@ -145,6 +142,17 @@ class Decoder(nn.Module):
         for layer in self.layers:
             x = layer(x, cos, sin)
         return self.norm(x)
+
+    def _load_from_state_dict(self, state: dict, prefix: str, *rest) -> None:
+        """Some checkpoints hold the frequencies: the config's own are dropped, others (scaled positions) an error."""
+        own = frequencies(self.config.hidden_size // self.config.num_attention_heads, self.config.rope_theta)
+        for key in [key for key in state if key.startswith(prefix) and key.endswith("rotary_emb.inv_freq")]:
+            given = state.pop(key).float().cpu()
+            if given.shape != own.shape or not torch.allclose(given, own, rtol=0.01, atol=0):
+                rest[-1].append(
+                    f"{key} is not what rope_theta {self.config.rope_theta} gives: scaled, or another theta"
+                )
+        super()._load_from_state_dict(state, prefix, *rest)
 
 
 class TinyLlama(nn.Module):

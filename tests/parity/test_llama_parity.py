@@ -7,8 +7,9 @@ import torch
 import transformers
 from pairs import assert_near
 from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from lora_from_scratch.lab.llama import LlamaConfig, TinyLlama
+from lora_from_scratch.lab.llama import LlamaConfig, TinyLlama, rotary
 
 SIZES = {
     "default": {},
@@ -94,3 +95,26 @@ def test_fields_and_defaults_of_the_configuration_mean_the_same():
     for name, value in vars(ours).items():
         found = theirs.rope_parameters["rope_theta"] if name == "rope_theta" else getattr(theirs, name)
         assert found == value, name
+
+
+@pytest.mark.parametrize("length", [512, 2048, 8192])
+def test_rotary_tables_are_those_of_transformers_to_the_bit_at_long_contexts(length):
+    """The same multiplication in the same process: position times 1 / theta^(2i/D), at every position."""
+    sizes = {"hidden_size": 64, "num_attention_heads": 2, "max_position_embeddings": length}
+    theirs = LlamaRotaryEmbedding(transformers.LlamaConfig(**sizes, rope_theta=10000.0))
+    found = theirs(torch.zeros(1), torch.arange(length)[None])
+    for ours, wanted in zip(rotary(torch.arange(length), 32, 10000.0), found, strict=True):
+        assert torch.equal(ours, wanted[0])
+
+
+@pytest.mark.parametrize("length", [512, 2048])
+def test_logits_stay_equal_over_a_long_context(length):
+    """One layer, so that a step of the angles is not hidden by rounding of later ones."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"num_key_value_heads": 2, "vocab_size": 61, "max_position_embeddings": length}
+    ours = TinyLlama(LlamaConfig(**sizes))
+    theirs = transformers_llama(ours.config)
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    ids = torch.randint(61, (1, length), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids), theirs(ids).logits, atol=1e-5, rtol=1e-5)
