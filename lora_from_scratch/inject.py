@@ -46,6 +46,9 @@ class AdapterConfig:
     def __post_init__(self) -> None:
         check_hyperparameters(self.rank, self.alpha, self.dropout)
         check_targets(self.targets)
+        for name in ("rank", "alpha", "dropout"):  # NumPy's numbers are numbers
+            if hasattr(value := getattr(self, name), "item"):
+                object.__setattr__(self, name, value.item())
 
 
 def add_adapters(model: nn.Module, config: AdapterConfig) -> nn.Module:

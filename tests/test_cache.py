@@ -3,6 +3,8 @@
 The second half is about the first user of the cache, the pretrained base.
 """
 
+import importlib
+import importlib.util
 import json
 import pickle
 import tempfile
@@ -10,6 +12,7 @@ import types
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -82,7 +85,7 @@ def test_another_key_never_hits(first, second):
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("LORA_BUILD", folder)
         cache.cached("made-up", first, lambda: "first")
-        equal = json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
+        equal = same(dict(sorted(first.items())), dict(sorted(second.items())))
         assert cache.cached("made-up", second, lambda: "second") == ("first" if equal else "second")
         assert cache.cached("made-up", first, refuse) == "first"
 
@@ -156,7 +159,7 @@ def test_a_malicious_file_runs_no_code(path, write, tmp_path, capsys):
     pickle.loads(pickle.dumps(Trap(marker)))
     assert marker.exists(), "the trap works"
     marker.unlink()
-    write({"key": json.dumps(KEY, sort_keys=True), "value": Trap(marker)}, path)
+    write({"key": json.dumps(cache.canonical(KEY)), "value": Trap(marker)}, path)
     assert_rebuilt(path, capsys, "cannot be read")
     assert not marker.exists()
 
@@ -164,10 +167,10 @@ def test_a_malicious_file_runs_no_code(path, write, tmp_path, capsys):
 @pytest.mark.parametrize(
     "content, says",
     [
-        ({"key": json.dumps({**KEY, "steps": 4}, sort_keys=True), "value": "another run's"}, "holds something else"),
+        ({"key": json.dumps(cache.canonical({**KEY, "steps": 4})), "value": "another run's"}, "holds something else"),
         ({"key": torch.ones(3), "value": "another program's"}, "holds something else"),
         ({"model.weight": torch.ones(3)}, "holds something else"),
-        ({"key": json.dumps(KEY, sort_keys=True)}, "cannot be read"),
+        ({"key": json.dumps(cache.canonical(KEY))}, "cannot be read"),
         (torch.ones(3), "holds something else"),
         (["key", "value"], "holds something else"),
     ],
@@ -234,20 +237,94 @@ def test_work_that_fails_leaves_no_cache_file(build):
     assert cache.cached("made-up", KEY, lambda: 2) == 2
 
 
-def test_the_code_version_changes_with_any_source(tmp_path):
-    """The same sources have the same version; a change in any one of them gives another."""
-    modules = []
-    for name in ("a", "b"):
-        modules.append(types.ModuleType(name))
-        modules[-1].__file__ = str(tmp_path / f"{name}.py")
-        Path(modules[-1].__file__).write_text(f"x = '{name}'\n")
-    versions = [cache.code_version(*modules), cache.code_version(*modules), cache.code_version(modules[0])]
-    assert versions[0] == versions[1] != versions[2]
-    for module in modules:
-        source = Path(module.__file__)
-        source.write_text(source.read_text() + "# changed\n")
-        versions.append(cache.code_version(*modules))
-    assert len(set(versions)) == 4
+def write_module(folder: Path, name: str, source: str) -> types.ModuleType:
+    """A module that is imported from a file of this source, as Python does it."""
+    path = folder / f"{name}.py"
+    path.write_text(source)
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+CODE = '"""A docstring."""\n\nRATE = 3\n\n\ndef f(x):\n    """Another."""\n    return x + RATE  # a comment\n'
+WORDS = [
+    CODE.replace("A docstring.", "More words."),
+    CODE.replace("  # a comment", ""),
+    CODE.replace('    """Another."""\n', ""),
+    CODE.replace("\n\n\ndef", "\n\n# A remark.\n\ndef"),
+    CODE.replace("x + RATE", "(x + RATE)"),
+]
+MEANINGS = [
+    CODE.replace("RATE = 3", "RATE = 4"),
+    CODE.replace("x + RATE", "x - RATE"),
+    CODE.replace("RATE = 3", 'RATE = 3\nNOTE = "a string that is no docstring"'),
+    CODE.replace("RATE = 3", "RATE = 3.0"),
+    CODE.replace("f(x)", "f(x, y=1)"),
+]
+
+
+def test_words_can_be_mended_without_training_again(tmp_path):
+    """Docstrings, comments and layout do not change the version of a module; everything else does."""
+    version = cache.code_version(write_module(tmp_path, "a", CODE))
+    for source in WORDS:
+        assert cache.code_version(write_module(tmp_path, "a", source)) == version, source
+    others = [cache.code_version(write_module(tmp_path, "a", source)) for source in MEANINGS]
+    assert len({version, *others}) == 1 + len(MEANINGS)
+
+
+def test_the_code_version_changes_with_any_module_and_their_order(tmp_path):
+    """It is of all modules together."""
+    first, second = (write_module(tmp_path, name, f"x = '{name}'\n") for name in "ab")
+    versions = {cache.code_version(*modules) for modules in ([first, second], [second, first], [first], [second])}
+    assert len(versions) == 4
+
+
+def test_the_version_is_of_the_code_that_was_imported(tmp_path):
+    """A source that is edited afterwards changes nothing in this process; loaded anew, it has a version of its own."""
+    module = write_module(tmp_path, "a", CODE)
+    before = cache.code_version(module)
+    Path(module.__file__).write_text(MEANINGS[1])
+    assert cache.code_version(module) == before and module.f(1) == 4
+    assert cache.code_version(write_module(tmp_path, "a", MEANINGS[1])) != before
+
+
+def test_a_reload_counts_as_an_import(tmp_path, monkeypatch):
+    """importlib.reload runs the new code, in the same module object."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "reloaded_here.py").write_text(CODE)
+    module = importlib.import_module("reloaded_here")
+    before = cache.code_version(module)
+    Path(module.__file__).write_text(MEANINGS[1] + "# longer\n")
+    importlib.reload(module)
+    assert module.f(1) == -2 and cache.code_version(module) != before
+
+
+def test_a_module_edited_before_its_version_was_taken_is_refused(tmp_path):
+    """What ran is not known then: no result is read or written under the hash of other code."""
+    module = write_module(tmp_path, "a", CODE)
+    Path(module.__file__).write_text(MEANINGS[1])
+    with pytest.raises(RuntimeError, match="a was edited since it was imported; restart"):
+        cache.code_version(module)
+
+
+def test_editing_a_source_in_a_live_session_never_serves_old_numbers_as_new(build, tmp_path):
+    """Edited, run again, restarted: the new code's result is computed by the new code."""
+    session = write_module(tmp_path, "a", CODE)
+    run = lambda module: cache.cached("made-up", {"code": cache.code_version(module)}, lambda: module.f(1))  # noqa: E731
+    assert run(session) == 4
+    Path(session.__file__).write_text(MEANINGS[1])
+    assert run(session) == 4, "this session still runs the old code, and says so"
+    assert run(write_module(tmp_path, "a", MEANINGS[1])) == -2, "after a restart"
+
+
+def test_numbers_of_numpy_and_torch_make_the_same_key(build):
+    """4, 4.0, np.int64(4) and a 0-d tensor are one number; True and "4" are not; nor are {1: …} and {"1": …}."""
+    cache.cached("made-up", {"rank": 4}, lambda: "four")
+    for four in (4.0, np.int64(4), np.float32(4), torch.tensor(4), torch.tensor(4.0)):
+        assert cache.cached("made-up", {"rank": four}, refuse) == "four"
+    for i, other in enumerate((True, "4", [4], 4.5, {1: 4}, {"1": 4})):
+        assert cache.cached("made-up", {"rank": other}, lambda i=i: i) == i
 
 
 def test_the_build_folder_is_beside_the_package_or_where_the_environment_says(monkeypatch, tmp_path):
@@ -345,13 +422,11 @@ def test_another_text_trains_the_base_anew(fits, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["llama", "corpus", "tasks", "train"])
-def test_changed_code_trains_the_base_anew(fits, monkeypatch, tmp_path, name):
+def test_changed_code_trains_the_base_anew(fits, monkeypatch, name):
     """A base that older code made is not used: the model's, the text's, the windows' or the training loop's."""
     pretrain.pretrained(SMOKE)
     module = getattr(pretrain, name)
-    changed = tmp_path / f"{name}.py"
-    changed.write_text(Path(module.__file__).read_text() + "# changed\n")
-    monkeypatch.setattr(module, "__file__", str(changed))
+    monkeypatch.setitem(cache.NOTED, module, (module.__spec__, "another meaning"))
     pretrain.pretrained(SMOKE)
     assert len(fits) == 2
 
@@ -374,3 +449,23 @@ def test_a_corrupt_base_is_trained_anew(fits, build, capsys):
     assert len(fits) == 2
     pretrain.pretrained(SMOKE)
     assert len(fits) == 2
+
+
+def test_every_seed_has_a_base_of_its_own_and_after_the_last_the_first_again(fits):
+    """Base s starts from seed s and reads the windows of seed s; a preset with one base has one for all seeds."""
+    bases = [pretrain.pretrained(SMOKE, seed).state_dict() for seed in (0, 1, 2)]
+    assert SMOKE.bases == 2 and len(fits) == 2
+    differ = [any(not torch.equal(bases[0][n], other[n]) for n in bases[0]) for other in bases[1:]]
+    assert differ == [True, False]
+    starts = [pretrain.untrained(SMOKE, seed).lm_head.weight for seed in (0, 1)]
+    assert not torch.equal(*starts)
+    alone = replace(SMOKE, bases=1)
+    assert [alone.base_of(seed) for seed in range(4)] == [0, 0, 0, 0]
+    assert pretrain.base_key(alone, 3) == pretrain.base_key(SMOKE, 0), "which is the first one of the others"
+
+
+def test_reading_a_base_leaves_the_random_numbers_alone(fits):
+    """A chapter that seeds itself gets the same numbers whether the base was there or not."""
+    state = torch.get_rng_state()
+    pretrain.pretrained(SMOKE)
+    assert torch.equal(torch.get_rng_state(), state)

@@ -1,10 +1,11 @@
 """One fine-tuning run: what it trains and measures, what it refuses, and when its result may come from the cache."""
 
+import json
 import math
 from collections.abc import Callable
-from dataclasses import fields, replace
-from pathlib import Path
+from dataclasses import asdict, fields, replace
 
+import numpy as np
 import pytest
 import torch
 from test_tasks import made_up_text, use_made_up_text
@@ -13,7 +14,7 @@ from torch import nn
 from lora_from_scratch import AdapterConfig, NF4Linear, inject, lora, nf4, qlora, quantize, rslora, targets
 from lora_from_scratch.analysis import spectra
 from lora_from_scratch.inject import add_adapters, is_adapter
-from lora_from_scratch.lab import codes, corpus, finetune, pretrain, tasks, train
+from lora_from_scratch.lab import cache, codes, corpus, finetune, pretrain, tasks, train
 from lora_from_scratch.lab.finetune import Run, carry_out, fine_tune
 from lora_from_scratch.lab.llama import LlamaConfig
 from lora_from_scratch.lab.presets import Preset
@@ -335,12 +336,10 @@ def test_presets_that_decide_the_same_numbers_share_results(runs):
     [lora, rslora, nf4, qlora, quantize, inject, targets, codes, spectra, tasks, train, finetune],
     ids=lambda module: module.__name__,
 )
-def test_changed_code_carries_a_run_out_anew(runs, monkeypatch, tmp_path, module):
+def test_changed_code_carries_a_run_out_anew(runs, monkeypatch, module):
     """A result that older code measured is not used."""
     carry_out(RUN, SMALL)
-    changed = tmp_path / "changed.py"
-    changed.write_text(Path(module.__file__).read_text() + "# changed\n")
-    monkeypatch.setattr(module, "__file__", str(changed))
+    monkeypatch.setitem(cache.NOTED, module, (module.__spec__, "another meaning"))
     carry_out(RUN, SMALL)
     assert len(runs) == 2
 
@@ -458,3 +457,45 @@ def test_dora_over_what_was_lost_has_the_sizes_of_the_weight_as_it_was(monkeypat
         whole = layer.base.weight + layer.delta_weight()
         torch.testing.assert_close(layer.magnitude, whole.norm(dim=1))
         torch.testing.assert_close(layer.weight, whole)
+
+
+def test_a_seed_fine_tunes_its_own_base():
+    """With as many bases as seeds, a run starts from the base of its seed, whose losses can be had for comparison."""
+    two = replace(SMALL, bases=2)
+    starts = [finetune.measure_base("rot13", two, seed) for seed in (0, 1, 2)]
+    assert starts[0] == starts[2] != starts[1]
+    assert starts[1] == finetune.measure(pretrain.pretrained(two, 1), "rot13", two)
+    run = Run(seed=1, adapter=ADAPTER)
+    assert carry_out(run, two)["losses"] == fine_tune(run, pretrain.pretrained(two, 1), two)["losses"]
+    assert carry_out(run, two)["losses"] != carry_out(run, SMALL)["losses"]
+
+
+def test_numbers_of_numpy_and_torch_make_the_same_run():
+    """A rank of np.int64(4) and a rate of np.float64: equal runs under equal keys."""
+    plain = Run(adapter=AdapterConfig(rank=4, alpha=8), lr=0.5, seed=2, ratio=2.0, snapshots=1)
+    other = Run(
+        adapter=AdapterConfig(rank=np.int64(4), alpha=np.int64(8)),
+        lr=np.float64(0.5),
+        seed=np.int64(2),
+        ratio=np.float32(2),
+        snapshots=torch.tensor(1),
+    )
+    assert plain == other and type(other.seed) is int and type(other.lr) is float
+    keys = [cache.canonical(finetune.run_key(run, SMALL)) for run in (plain, other)]
+    assert json.dumps(keys[0]) == json.dumps(keys[1])
+    assert json.dumps(asdict(plain)) == json.dumps(asdict(other))
+
+
+def test_more_snapshots_than_steps_are_refused():
+    """Ten of three steps would be three."""
+    with pytest.raises(ValueError, match="snapshots is 10, and the run has 3 steps"):
+        tuned(Run(snapshots=10))
+
+
+def test_a_run_leaves_the_caller_s_random_numbers_alone():
+    """It seeds itself, and gives the state back, also when it fails."""
+    state = torch.get_rng_state()
+    tuned(Run(adapter=ADAPTER, seed=5))
+    with pytest.raises(ValueError):
+        tuned(Run(adapter=ADAPTER, start="both zero"))
+    assert torch.equal(torch.get_rng_state(), state)

@@ -20,6 +20,7 @@ FILES += [f"analysis/{path.name}" for path in sorted((PACKAGE / "analysis").glob
 BESIDE = {  # what must lie in the folder too
     "dora.py": ["lora.py"],
     "nf4.py": ["nf4_tables.py"],
+    "paged.py": ["adamw.py"],
     "qlora.py": ["nf4.py", "nf4_tables.py", "frozen_product.py"],
     "analysis/memory.py": ["analysis/activations.py"],
 }

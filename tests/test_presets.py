@@ -70,10 +70,17 @@ def test_quick_and_full_share_their_base_and_no_others_do(monkeypatch):
 
 
 def test_quick_trains_as_full_does():
-    """Quick differs from full in its name, its seeds and its budget alone, so that full's rates are right for it."""
+    """Quick differs from full in its name, seeds, bases and budget alone, so that full's rates are right for it."""
     quick, full = PRESETS["quick"].describe(), PRESETS["full"].describe()
-    assert {name for name in full if quick[name] != full[name]} == {"name", "seeds", "budget"}
+    assert {name for name in full if quick[name] != full[name]} == {"name", "seeds", "bases", "budget"}
     assert PRESETS["quick"].budget == 0
+
+
+def test_where_intervals_are_judged_every_seed_is_a_base():
+    """Seed 0 tunes the rates, the others judge: at full and gpu each of them on a base of its own."""
+    for name in ("full", "gpu"):
+        found = PRESETS[name]
+        assert [found.base_of(seed) for seed in range(1 + found.seeds)] == list(range(1 + found.seeds))
 
 
 def test_only_quick_tunes_no_rates_and_every_other_has_seeds_for_an_interval():

@@ -328,7 +328,7 @@ def test_the_code_that_ran_is_recorded_and_other_code_is_told(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text((cache.ROOT / "lora_from_scratch" / name).read_text())
     lora = tmp_path / "lora_from_scratch" / "lora.py"
-    lora.write_text(lora.read_text().replace("math.sqrt(5)", "math.sqrt(5)  # a word more"))
+    lora.write_text(lora.read_text() + "# a word more\n")
     assert provenance.other_code(modules, tmp_path) == []
     lora.write_text(lora.read_text().replace("math.sqrt(5)", "math.sqrt(6)"))
     (tmp_path / "lora_from_scratch" / "dora.py").unlink()

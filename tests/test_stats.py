@@ -120,3 +120,10 @@ def test_every_cell_of_a_table_stands_in_its_column(rows):
         for i, cell in enumerate(row):
             start = sum(widths[:i]) + 2 * i
             assert line[start : start + widths[i]].strip() == cell.strip()
+
+
+def test_pairs_that_diverge_to_both_sides_have_no_difference():
+    """inf - 1 and 1 - inf: neither a number nor an error at the end of a long run."""
+    assert all(map(math.isnan, paired([math.inf, 1, 2], [1, math.inf, 2])))
+    assert all(map(math.isnan, paired([math.inf, 1], [math.inf, 1])))
+    assert all(map(math.isnan, interval([math.nan, 1.0])))

@@ -306,3 +306,39 @@ def test_the_search_takes_no_snapshots_and_keeps_no_weights():
     search, final = asked[: -PRESET.seeds], asked[-PRESET.seeds :]
     assert search and all((run.snapshots, run.keep) == (0, False) for run in search)
     assert all((run.snapshots, run.keep) == (3, True) for run in final)
+
+
+def test_a_rate_whose_loss_is_no_number_is_never_the_best():
+    """NaN is worse than any loss, infinite ones too; and it is no neighbour to refine towards."""
+    nan = math.nan
+    assert best_rate({0.001: nan, 0.01: 2.0, 0.1: 3.0}) == 0.01
+    assert best_rate({0.001: nan, 0.01: math.inf}) == 0.01
+    assert next_rates({0.001: nan, 0.01: 2.0, 0.1: 3.0})[0] == pytest.approx(math.sqrt(0.01 * 0.1))
+    assert bracketed({0.001: nan, 0.01: 2.0, 0.1: nan})
+
+
+def at(rate: float, tried: dict[float, float]) -> sweep.Tuned:
+    return sweep.Tuned("a", Run(lr=rate), tried, True, [])
+
+
+def test_a_finished_search_says_how_well_it_knows_its_rate():
+    """To the farther neighbour; not at all at an edge; NaN where the rate was taken from elsewhere."""
+    assert at(0.01, {0.001: 2.0, 0.01: 1.0, 0.02: 1.5}).resolution == pytest.approx(10)
+    assert at(0.01, {0.01: 1.0, 0.02: 1.5, 0.04: 2.0}).resolution == math.inf
+    assert math.isnan(at(0.01, {}).resolution)
+
+
+def test_rates_within_a_margin_of_the_best_are_ties():
+    """Neighbours whose tuning losses differ by less than the noise are not told apart."""
+    tuned = at(0.01, {0.001: 1.004, 0.01: 1.0, 0.1: 1.5, 1.0: math.nan})
+    assert tuned.ties(0.005) == [0.001, 0.01] and tuned.ties(0.001) == [0.01]
+
+
+def test_best_rates_nearer_than_both_resolutions_are_a_tie():
+    """One step of the grid apart is no finding; many steps apart is one."""
+    grid = {10.0**k: abs(k + 3.0) for k in range(-5, 0)}
+    near, far = at(1e-3, grid), at(1e-2, {10.0**k: abs(k + 2.0) for k in range(-5, 0)})
+    assert not sweep.told_apart(near, far)
+    fine = [at(rate, {rate / 1.5: 2.0, rate: 1.0, rate * 1.5: 2.0}) for rate in (1e-3, 1e-2)]
+    assert sweep.told_apart(*fine)
+    assert not sweep.told_apart(at(1e-3, {}), fine[1]), "a rate that was not tuned settles nothing"

@@ -4,16 +4,20 @@
 of the library's two million, which take seconds to read.
 """
 
+import codecs
 import functools
+import math
 import random
+import string
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_from_scratch.book import results
+from lora_from_scratch.book import provenance
 from lora_from_scratch.lab import corpus, finetune, tasks
+from lora_from_scratch.lab.corpus import decode
 
 ASCII = st.text(st.characters(max_codepoint=127))
 WORDS = "the low rank update of a layer is learnt, and its base stays as it was; (see Also) B = 0 at first.\n".split(
@@ -33,7 +37,7 @@ def use_made_up_text(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(tasks, "corpus", lambda: text)
     made_up_hash = corpus.corpus_hash.__wrapped__()
     patch.setattr(corpus, "corpus_hash", lambda: made_up_hash)
-    patch.setattr(results, "corpus_hash", lambda: made_up_hash)
+    patch.setattr(provenance, "corpus_hash", lambda: made_up_hash)
     ids = functools.cache(tasks.task_ids.__wrapped__)
     patch.setattr(tasks, "task_ids", ids)
     patch.setattr(finetune, "task_ids", ids)
@@ -138,3 +142,55 @@ def test_random_windows_reach_every_place():
     """The first and the last character can be drawn: of 5 places, 500 draws miss one with probability 2e-48."""
     windows = tasks.random_windows(torch.arange(9), 500, 4, torch.Generator().manual_seed(0))
     assert sorted(set(windows[:, 0].tolist())) == [0, 1, 2, 3, 4]
+
+
+LETTERS = string.ascii_lowercase
+
+
+def moved_by(k: int) -> set[str]:
+    return {letter for letter in LETTERS if tasks.cipher(k)(letter) != letter}
+
+
+@pytest.mark.parametrize("k", [0, *range(2, 27)])
+def test_a_cipher_moves_just_so_many_letters_and_can_be_read_back(k):
+    """Every letter has one code and every code one letter, in both cases alike; nothing but letters moves."""
+    text = tasks.cipher(k)(LETTERS)
+    assert len(moved_by(k)) == k and sorted(text) == list(LETTERS)
+    assert tasks.cipher(k)(LETTERS.upper()) == text.upper()
+    others = "".join(chr(code) for code in range(128) if not chr(code).isalpha())
+    assert tasks.cipher(k)(others) == others
+
+
+def test_a_letter_that_moves_moves_in_every_farther_cipher_and_the_farthest_is_rot13():
+    """The dial has an order: each step moves one letter more."""
+    steps = [0, *range(2, 27)]
+    assert all(moved_by(a) < moved_by(b) for a, b in zip(steps, steps[1:], strict=False))
+    text = " ".join(WORDS)
+    assert tasks.cipher(26)(text) == codecs.encode(text, "rot13") == tasks.transform("rot13")(text)
+    changed = [sum(a != b for a, b in zip(tasks.cipher(k)(text), text, strict=True)) for k in steps]
+    assert changed == sorted(changed) and changed[-1] > changed[4] > 0
+
+
+def test_a_cipher_is_a_task_by_its_name(monkeypatch):
+    """cipher-k, for a run and for its text; a number out of range is refused."""
+    use_made_up_text(monkeypatch)
+    assert decode(tasks.task_ids("cipher-5", "task")) == tasks.cipher(5)(made_up_text()["task"])
+    assert torch.equal(tasks.task_ids("cipher-26", "task"), tasks.task_ids("rot13", "task"))
+    assert finetune.Run(task="cipher-5").task == "cipher-5"
+    for wrong in ("cipher-1", "cipher-27", "cipher-", "cipher", "cipher--3", "cipher-2.5"):
+        with pytest.raises(ValueError, match="cipher"):
+            finetune.Run(task=wrong)
+    for k in (1, -1, 27, 2.5):
+        with pytest.raises(ValueError, match="cipher moves"):
+            tasks.cipher(k)
+
+
+def test_the_levels_that_give_a_loss_its_meaning_do_not_depend_on_the_letters_names(monkeypatch):
+    """A cipher renames letters, and the frequencies with them; letters alone say more than nothing."""
+    use_made_up_text(monkeypatch)
+    plain, far = tasks.reference_levels("text"), tasks.reference_levels("rot13")
+    assert plain["uniform"] == far["uniform"] == pytest.approx(math.log(128))
+    assert far["letters"] < far["uniform"] and far["letters"] == pytest.approx(plain["letters"], abs=0.05)
+    text, train = made_up_text()["held_out"], made_up_text()["train"]
+    slow = -sum(math.log((train.count(c) + 1) / (len(train) + 128)) for c in text) / len(text)
+    assert plain["letters"] == pytest.approx(slow)

@@ -331,3 +331,44 @@ def test_groups_that_are_not_what_is_trainable_are_refused(case):
     with pytest.raises(ValueError, match="groups do not hold just the trainable parameters"):
         fit(model, batches(), steps=1, lr=1e-3, groups=groups)
     assert not changed(model, before)
+
+
+def test_adapters_that_the_model_never_calls_are_named():
+    """A layer that is also held in a plain list, which the forward goes through: its adapter stands beside it, deaf."""
+
+    class Listed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.first, self.second = nn.Embedding(128, 8), nn.Linear(8, 8), nn.Linear(8, 128)
+            self.plain = [self.first]  # not a ModuleList: an adapter that replaces self.first is not in here
+
+        def forward(self, ids):
+            return self.second(self.plain[0](self.embed(ids)))
+
+    model = add_adapters(Listed(), AdapterConfig(rank=2))
+    with pytest.raises(ValueError, match=r"no gradient reaches first\.A, first\.B: the model never calls"):
+        fit(model, batches(), steps=2, lr=1e-2)
+
+
+def test_batches_that_end_too_soon_are_an_error():
+    """Three batches for ten steps would quietly be three steps."""
+    three = [windows for windows, _ in zip(batches(), range(3), strict=False)]
+    with pytest.raises(ValueError, match="the batches ended after 3 of 10 steps"):
+        fit(llama(), three, steps=10, lr=1e-2)
+    assert len(fit(llama(), three, steps=3, lr=1e-2)) == 3
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_evaluation_that_is_interrupted_gives_every_mode_back(error, monkeypatch):
+    """The whole model's, and that of a part that stood in eval mode by itself."""
+
+    def fails(*args):
+        raise error
+
+    model = llama().train()
+    model.model.layers[0].eval()
+    before = [module.training for module in model.modules()]
+    monkeypatch.setattr(train, "loss_of", fails)
+    with pytest.raises(error):
+        train.evaluate(model, WINDOWS)
+    assert [module.training for module in model.modules()] == before

@@ -141,7 +141,7 @@ def test_a_worker_that_dies_is_an_error_and_another_takes_its_place(build):
 @pytest.mark.parametrize("name", ["gpu", "smoke"])
 def test_some_presets_train_one_run_at_a_time_in_this_process(monkeypatch, name):
     """On a GPU, which one run fills, and at smoke, whose runs are over in no time, no worker is started."""
-    monkeypatch.setattr(workers, "pretrained", lambda preset: None)
+    monkeypatch.setattr(workers, "make_base", lambda run, preset: {})
     monkeypatch.setattr(workers, "_worker", lambda i: pytest.fail("a worker was started"))
     monkeypatch.setattr(
         workers, "carry_out", lambda run, preset: {"seed": run.seed, "seconds": 1.5, "process": os.getpid()}
@@ -156,7 +156,7 @@ def test_workers_are_as_many_as_asked_else_as_the_preset_says_else_as_there_are_
 ):
     """The argument comes first, then the preset's `workers`, then the number of cores."""
     started = []
-    monkeypatch.setattr(workers, "pretrained", lambda preset: None)
+    monkeypatch.setattr(workers, "make_base", lambda run, preset: {})
     monkeypatch.setattr(workers, "cores", lambda: 3)
     monkeypatch.setattr(workers, "_worker", started.append)
     monkeypatch.setattr(workers, "_hand_over", lambda idle, work, run, preset: {"seed": run.seed, "seconds": 1.5})
@@ -177,3 +177,56 @@ def test_there_are_as_many_workers_as_the_process_may_use_cores(monkeypatch):
     assert workers.cores() == 9
     monkeypatch.setattr(workers, "os", types.SimpleNamespace(cpu_count=lambda: None))
     assert workers.cores() == 1
+
+
+def interrupt_after(count: int, monkeypatch) -> None:
+    """Let the progress bar raise KeyboardInterrupt at its n-th step, as a reader's key does in mid-sweep."""
+    steps = []
+
+    class Bar:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            return None
+
+        def update(self):
+            steps.append(1)
+            if len(steps) == count:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(workers.progress, "bar", lambda **options: Bar())
+
+
+def test_after_two_interruptions_with_large_answers_the_next_sweep_works(build, monkeypatch):
+    """Workers in the middle of an answer are ended, and no half-read answer is taken for that of the next run."""
+    runs = [Run(seed=seed, adapter=ADAPTER, keep=True, snapshots=3) for seed in range(20, 26)]
+    before = {workers._worker(i).pid for i in range(2)}
+    for _ in range(2):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            interrupt_after(2, patch)  # the first step is the base's, the second the first run's
+            carry_out_all(runs, SMALL, workers=2)
+    assert before.isdisjoint({workers._worker(i).pid for i in range(2)})
+    assert list(map(losses, carry_out_all(runs, SMALL, workers=2))) == list(map(losses, carried_out(build, 1, runs)))
+
+
+def losses(result: dict) -> tuple:
+    return result["losses"], result["task_loss"]
+
+
+def test_a_worker_with_other_code_than_the_caller_refuses(build, monkeypatch):
+    """One that was started after an edit runs the new code, while the caller's key is of the old."""
+    versions = workers.versions() | {"lora_from_scratch.lora": "as it was before the edit"}
+    monkeypatch.setattr(workers, "versions", lambda: versions)
+    with pytest.raises(RuntimeError, match=r"lora_from_scratch\.lora was edited since this session began"):
+        carry_out_all([Run(seed=31)], SMALL, workers=2)
+
+
+def test_bases_are_made_before_the_runs_that_need_them_and_once_each(build):
+    """Side by side in the workers; the runs find them in the cache."""
+    sizes = replace(SMALL, bases=3, pretrain_steps=2)
+    results = carry_out_all([Run(seed=seed) for seed in (0, 1, 2, 3)], sizes, workers=2)
+    assert len({tuple(result["losses"]) for result in results}) == 4
+    before = len(list((build / "cache").glob("base-*")))
+    carry_out_all([Run(seed=seed) for seed in (4, 5)], sizes, workers=2)
+    assert len(list((build / "cache").glob("base-*"))) == before

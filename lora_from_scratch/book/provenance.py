@@ -41,7 +41,7 @@ def code_that_ran() -> dict[str, str]:
     """{"lab/train.py": hash of its meaning as imported} of every module of the project's, but those that record."""
     names = sorted(n for n in sys.modules if n.startswith(f"{PACKAGE}.") and not f"{n}.".startswith(f"{RECORDS}."))
     loaded = {name: sys.modules[name] for name in names if getattr(sys.modules[name], "__file__", None)}
-    return {_file_of(name, module): cache.code_version(module)[:12] for name, module in loaded.items()}
+    return {_file_of(name, module): cache.as_imported(module)[:12] for name, module in loaded.items()}
 
 
 def other_code(recorded: dict[str, str] | None, root: Path) -> list[str]:

@@ -9,15 +9,16 @@ STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """(mean, half width of its 95 % interval) over seeds. The half width is NaN for one value, or an infinite mean.
+    """(mean, half width of its 95 % interval) over seeds. The half width is NaN for one value, or where one diverged.
 
     Raises ValueError for no values, or for more than ten.
     """
     if not 1 <= len(values) <= len(STUDENT_T) + 1:
         raise ValueError(f"{len(values)} values; an interval here takes 1 to {len(STUDENT_T) + 1}")
-    mean = statistics.fmean(values)
+    mean = sum(values) / len(values)  # fmean raises where both infinities occur
     if len(values) == 1 or not math.isfinite(mean):  # a diverged run has an infinite loss
         return mean, math.nan
+    mean = statistics.fmean(values)
     return mean, STUDENT_T[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
 
 

@@ -4,7 +4,6 @@ An adapter that is merged before the next one starts cannot be taken out again. 
 gone, and how much of it is gone is what a chain of runs measures.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -18,11 +17,11 @@ from lora_from_scratch.lab.presets import Preset
 from lora_from_scratch.lab.pretrain import pretrained
 from lora_from_scratch.targets import find_targets
 
-HERE = sys.modules[__name__]
+HERE = cache.imported(__name__)
 
 
 def learn_in_turn(runs: Sequence[Run], preset: Preset) -> dict:
-    """Carry out `runs` one after the other on one model, merging adapters in between.
+    """Carry out `runs` one after the other on the base of the first one's seed, merging adapters in between.
 
     Gives `losses`: a dict before the first run and one after each, {task: loss of the held-out text, in nats a
     character} for every task of the chain and "text"; `intruders`, a list as long: how many intruder dimensions the
@@ -36,7 +35,7 @@ def learn_in_turn(runs: Sequence[Run], preset: Preset) -> dict:
 
 
 def _learn(runs: Sequence[Run], preset: Preset) -> dict:
-    model, tasks, seconds = pretrained(preset), sorted({run.task for run in runs}), 0.0
+    model, tasks, seconds = pretrained(preset, runs[0].seed), sorted({run.task for run in runs}), 0.0
     base = _weights(model)
     losses, intruders = [_losses(model, tasks, preset)], [0]
     for run in runs:

@@ -1,112 +1,45 @@
-"""One fine-tuning run as plain data, and what carries it out.
+"""What carries out a fine-tuning run (run.py), measures it, and keeps its result."""
 
-A `Run` holds everything that decides a run's numbers beside the preset, so that it can be varied in one field
-(`dataclasses.replace`), sent to another process, repeated, and cached.
-"""
-
-import math
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
 
-from lora_from_scratch import dora, inject, lora, loraplus, nf4, qlora, quantize, rslora, targets
+from lora_from_scratch import (
+    dora,
+    frozen_product,
+    inject,
+    lora,
+    loraplus,
+    nf4,
+    nf4_tables,
+    qlora,
+    quantize,
+    rslora,
+    targets,
+)
 from lora_from_scratch.analysis import spectra
-from lora_from_scratch.inject import AdapterConfig, add_adapters, is_adapter
-from lora_from_scratch.lab import cache, codes, tasks, train
+from lora_from_scratch.inject import add_adapters, is_adapter
+from lora_from_scratch.lab import begin, cache, codes, tasks, train
+from lora_from_scratch.lab import run as run_module
+from lora_from_scratch.lab.begin import LOFTQ, STARTS, start_from_lost
 from lora_from_scratch.lab.presets import Preset
 from lora_from_scratch.lab.pretrain import base_key, pretrained
+from lora_from_scratch.lab.run import Run
 from lora_from_scratch.lab.tasks import fixed_windows, task_ids
 from lora_from_scratch.lab.train import Batches, evaluate, fit, threads
 from lora_from_scratch.loraplus import loraplus_param_groups
 from lora_from_scratch.targets import find_targets
 
-
-def _random_b(layer: nn.Module) -> None:
-    nn.init.kaiming_uniform_(layer.B, a=math.sqrt(5))
-
-
-def _swap_zero(layer: nn.Module) -> None:
-    nn.init.zeros_(layer.A)
-    _random_b(layer)
-
-
-STARTS: dict[str, Callable[[nn.Module], object]] = {
-    "B zero": lambda layer: None,  # as LoRALinear leaves it: A random, B zero
-    "A zero": _swap_zero,
-    "both random": _random_b,
-    "both zero": lambda layer: nn.init.zeros_(layer.A),
-}
-LOFTQ = "what quantization lost"  # the start of LoftQ, which needs the weight as it was
-
-
-@torch.no_grad()
-def start_from_lost(layer: nn.Module, weight: Tensor) -> None:
-    """Let s · B A be the best rank-r part of weight - base (LoftQ's first step, arXiv 2310.08659, algorithm 1)."""
-    B, A = spectra.low_rank_factors(weight - layer.base.weight, layer.rank)
-    layer.A.copy_(A)
-    layer.B.copy_(B / layer.scaling)
-    if hasattr(layer, "magnitude"):  # a DoRA layer: the sizes too are those of the weight as it was
-        layer.magnitude.copy_(layer.row_norms())
-
-
-HERE = sys.modules[__name__]
-
-
-@dataclass(frozen=True)
-class Run:
-    """One fine-tuning run. `adapter` None trains the weights themselves; `start` names how A and B begin (STARTS).
-
-    `base` names what the frozen weights are rounded to first (codes.BASES), None leaves them alone. `ratio` is LoRA+'s:
-    B learns at lr · ratio. `snapshots` asks for the weights at that many evenly spaced steps, the last one included.
-    Raises ValueError for an unknown task, scope, split, base or start, for a rounded base, a ratio or the start LOFTQ
-    without what it needs, for a learning rate or a ratio that is not positive and finite, and for negative snapshots.
-    """
-
-    task: str = "rot13"
-    adapter: AdapterConfig | None = None
-    scope: str = "all"  # without an adapter: "all" weights, or those of the "linear" layers that "all-linear" means
-    lr: float = 1e-3
-    seed: int = 0
-    weight_decay: float = 0.0
-    start: str = "B zero"
-    base: str | None = None
-    split: str = "task"  # the part of the corpus that is trained on; "train" is what the base has read already
-    ratio: float = 1.0
-    snapshots: int = 0
-    keep: bool = False  # whether the result holds the tuned weights
-
-    def __post_init__(self) -> None:
-        if self.task not in tasks.TASKS:
-            raise ValueError(f"unknown task {self.task!r}; there are {', '.join(tasks.TASKS)}")
-        if self.split not in ("train", "task"):
-            raise ValueError(f"unknown split {self.split!r}; there are train, task (held_out is for measuring)")
-        if self.scope not in ("all", "linear"):
-            raise ValueError(f"unknown scope {self.scope!r}; there are all, linear")
-        if self.start not in (*STARTS, LOFTQ):
-            raise ValueError(f"unknown start {self.start!r}; there are {', '.join((*STARTS, LOFTQ))}")
-        if self.base is not None and self.base not in codes.BASES:
-            raise ValueError(f"unknown base {self.base!r}; there are {', '.join(codes.BASES)}")
-        if self.base is not None and self.adapter is None:
-            raise ValueError(f"base is {self.base!r} without an adapter; rounded weights are frozen, so add one")
-        if self.start == LOFTQ and self.base is None:
-            raise ValueError(f"start is {LOFTQ!r}, but nothing is quantized; give a base")
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"lr is {self.lr!r}; it must be a positive, finite number")
-        if not 0 < self.ratio < math.inf:
-            raise ValueError(f"ratio is {self.ratio!r}; it must be a positive, finite number")
-        if self.ratio != 1 and self.adapter is None:
-            raise ValueError(f"ratio is {self.ratio!r} without an adapter; there is no B to learn faster, so add one")
-        if self.snapshots < 0:
-            raise ValueError(f"snapshots is {self.snapshots!r}; it is how many to take, so 0 or more")
+HERE = cache.imported(__name__)
+METHODS = (lora, rslora, dora, loraplus, nf4_tables, nf4, frozen_product, qlora, quantize, inject, targets)
 
 
 def carry_out(run: Run, preset: Preset) -> dict:
     """The result of `run` at `preset` (see `fine_tune`), from the cache where nothing that decides it has changed."""
-    return cache.cached("run", run_key(run, preset), lambda: fine_tune(run, pretrained(preset), preset))
+    return cache.cached("run", run_key(run, preset), lambda: fine_tune(run, pretrained(preset, run.seed), preset))
 
 
 def run_key(run: Run, preset: Preset) -> dict:
@@ -114,15 +47,13 @@ def run_key(run: Run, preset: Preset) -> dict:
     return {
         "run": asdict(run),
         "preset": {"steps": preset.steps, "batch": preset.batch, "eval_windows": preset.eval_windows},
-        "base": base_key(preset),
-        "code": cache.code_version(
-            lora, rslora, dora, loraplus, nf4, qlora, quantize, inject, targets, codes, spectra, tasks, train, HERE
-        ),
+        "base": base_key(preset, run.seed),
+        "code": cache.code_version(*METHODS, codes, spectra, begin, run_module, tasks, train, HERE),
     }
 
 
 def fine_tune(run: Run, model: nn.Module, preset: Preset, on_step: Callable[[], object] = lambda: None) -> dict:
-    """Carry out `run` on `model`, a fresh copy of the pretrained base, on one thread; call `on_step` after every step.
+    """Carry out `run` on `model`, a fresh copy of its base, on one thread; call `on_step` after every step.
 
     Gives `task_loss` and `text_loss` (the task and plain English, held out), `tune_loss` (the task on other
     windows of the held-out text: for choosing learning rates), the `losses` of the steps, the number of `trained`
@@ -131,7 +62,9 @@ def fine_tune(run: Run, model: nn.Module, preset: Preset, on_step: Callable[[], 
     """
     started = time.perf_counter()
     length = preset.model.max_position_embeddings
-    with threads(1):
+    if run.snapshots > preset.steps:
+        raise ValueError(f"snapshots is {run.snapshots}, and the run has {preset.steps} steps; ask for fewer")
+    with threads(1), torch.random.fork_rng():  # the caller's random numbers go on as they were
         torch.manual_seed(run.seed)
         names = list(find_targets(model, "all-linear"))
         prepare(model, run)
@@ -182,6 +115,13 @@ def prepare(model: nn.Module, run: Run) -> None:
         model.requires_grad_(False)
         for layer in find_targets(model, "all-linear").values():
             layer.requires_grad_(True)
+
+
+def measure_base(task: str, preset: Preset, seed: int = 0) -> dict[str, float]:
+    """What `measure` gives for the base that a run of `seed` starts from: what its result is to be compared with."""
+    key = {"task": task, "eval_windows": preset.eval_windows, "base": base_key(preset, seed)}
+    key["code"] = cache.code_version(tasks, train, HERE)
+    return cache.cached("start", key, lambda: measure(pretrained(preset, seed), task, preset))
 
 
 def measure(model: nn.Module, task: str, preset: Preset) -> dict[str, float]:

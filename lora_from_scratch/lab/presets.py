@@ -2,8 +2,8 @@
 
     smoke   a few steps, to see that everything runs
     quick   a reader's two cores: width 128, one seed, learning rates taken from the committed `full` results
-    full    what is committed: the same model, three seeds, learning rates swept
-    gpu     one GPU: width 512, five seeds, learning rates swept
+    full    what is committed: the same size, three seeds that are three bases, learning rates swept
+    gpu     one GPU: width 512, five seeds that are five bases, learning rates swept
 
 The environment variable LORA_PRESET picks one; without it, `gpu` where CUDA is and `quick` elsewhere.
 """
@@ -35,6 +35,11 @@ class Preset:
     eval_windows: int
     device: str = "cpu"
     workers: int | None = None  # processes that train side by side; None: one for each core
+    bases: int = 1  # pretrained bases; a run of seed s fine-tunes base s, and after the last the first again
+
+    def base_of(self, seed: int) -> int:
+        """Which base a run of this seed fine-tunes."""
+        return int(seed) % self.bases
 
     def describe(self) -> dict:
         """The preset as plain numbers, for results and cache keys."""
@@ -68,6 +73,7 @@ PRESETS = {
             budget=3,
             eval_windows=8,
             workers=1,
+            bases=2,
         ),
         Preset(
             "quick",
@@ -90,6 +96,7 @@ PRESETS = {
             seeds=3,
             budget=6,
             eval_windows=256,
+            bases=4,  # one tunes the rates, three judge
         ),
         Preset(
             "gpu",
@@ -103,6 +110,7 @@ PRESETS = {
             eval_windows=256,
             device="cuda",
             workers=1,
+            bases=6,
         ),
     )
 }

@@ -22,7 +22,8 @@ class Tuned:
     """A method at its best learning rate: `run` holds the rate, `results` one entry a seed (see `fine_tune`).
 
     `tried` maps each rate tried to its tuning loss, and is empty where the rate was known; `finished` is False where
-    the best of them is at an edge.
+    the best of them is at an edge. `resolution` is the factor to the farther of the best one's neighbours: the true
+    optimum may lie anywhere between them. It is NaN where the rate was known.
     """
 
     label: str
@@ -30,6 +31,22 @@ class Tuned:
     tried: dict[float, float]
     finished: bool
     results: list[dict]
+
+    @property
+    def resolution(self) -> float:
+        """The factor within which the best rate is known; infinite at an edge, NaN where nothing was tried."""
+        if not self.tried:
+            return math.nan
+        rates, best = sorted(self.tried), self.run.lr
+        if not min(rates) < best < max(rates):
+            return math.inf
+        place = rates.index(best)
+        return max(rates[place + 1] / best, best / rates[place - 1])
+
+    def ties(self, margin: float) -> list[float]:
+        """The rates tried whose tuning loss is within `margin` of the best one's, rising: they are not told apart."""
+        least = min((loss for loss in self.tried.values() if not math.isnan(loss)), default=math.nan)
+        return sorted(rate for rate, loss in self.tried.items() if loss <= least + margin)
 
     def values(self, name: str) -> list[float]:
         """One entry of every seed's result, such as `task_loss`."""
@@ -44,13 +61,13 @@ def next_rates(tried: dict[float, float]) -> list[float]:
         return [rates[0] * rates[0] / rates[1]]
     if best == len(rates) - 1:
         return [rates[-1] * rates[-1] / rates[-2]]
-    sides = sorted((rates[best - 1], rates[best + 1]), key=lambda rate: tried[rate])
+    sides = sorted((rates[best - 1], rates[best + 1]), key=lambda rate: (math.isnan(tried[rate]), tried[rate]))
     return [math.sqrt(rates[best] * side) for side in sides]
 
 
 def best_rate(tried: dict[float, float]) -> float:
-    """The rate of the smallest loss; of several, the smallest rate."""
-    return min(tried, key=lambda rate: (tried[rate], rate))
+    """The rate of the smallest loss; of several, the smallest rate. A loss that is NaN is the largest of all."""
+    return min(tried, key=lambda rate: (math.isnan(tried[rate]), tried[rate], rate))
 
 
 def bracketed(tried: dict[float, float]) -> bool:
@@ -80,6 +97,12 @@ def sweep(methods: dict[str, Run], preset: Preset, grid: tuple[float, ...] = GRI
             if budget >= at_most or all(map(bracketed, tried.values())):
                 return tried
             budget += 1
+
+
+def told_apart(first: Tuned, second: Tuned) -> bool:
+    """Whether the best rates of two methods differ by more than both resolutions: else they are a tie of the grid."""
+    ratio = max(first.run.lr, second.run.lr) / min(first.run.lr, second.run.lr)
+    return ratio > first.resolution * second.resolution * (1 + 1e-9)  # NaN: a rate that was not tuned settles nothing
 
 
 def compare(

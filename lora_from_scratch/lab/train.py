@@ -43,9 +43,11 @@ def fit(
     """Train the trainable parameters of `model` with AdamW; give the loss of every step, in nats a character.
 
     `groups` are parameter groups with rates of their own, such as LoRA+'s; a rate that they leave open is `lr`. Every
-    rate rises over the first 5 % of the steps and falls to zero in a straight line. Raises ValueError if nothing is
-    trainable, if `groups` do not hold just what is trainable, or if the first step's gradient is zero everywhere: then
-    nothing would ever be learnt.
+    rate rises over the first 5 % of the steps and falls to zero in a straight line.
+
+    Raises ValueError if nothing is trainable, if `groups` do not hold just what is trainable, if the first step gives
+    some trainable parameter no gradient (a layer that the model never calls) or all of them zero, so that nothing would
+    ever be learnt, and if `batches` end before the steps do.
     """
     if steps < 1:
         raise ValueError(f"steps is {steps!r}; training takes at least one")
@@ -64,15 +66,28 @@ def fit(
         optimizer.zero_grad()
         loss = loss_of(model, windows.to(device))
         loss.backward()
-        if step == 0 and not any(p.grad is not None and p.grad.any() for p in parameters):
-            raise ValueError(
-                "the first step's gradient is zero for every trainable parameter, so nothing can be learnt"
-            )
+        if step == 0:
+            _check_reached(model)
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
         on_step()
+    if len(losses) < steps:
+        raise ValueError(f"the batches ended after {len(losses)} of {steps} steps; give more, or ask for fewer steps")
     return losses
+
+
+def _check_reached(model: nn.Module) -> None:
+    """Raise ValueError if training cannot reach a trainable parameter, by what the first backward pass left."""
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    if not any(gradient is not None and gradient.any() for gradient in gradients.values()):
+        raise ValueError("the first step's gradient is zero for every trainable parameter, so nothing can be learnt")
+    if deaf := [name for name, gradient in gradients.items() if gradient is None]:
+        raise ValueError(
+            f"no gradient reaches {', '.join(deaf[:6])}{f' and {len(deaf) - 6} more' * (len(deaf) > 6)}: the model "
+            "never calls these layers where they now stand (does it hold the old ones in a plain list?); freeze them, "
+            "or leave them out of the targets"
+        )
 
 
 def loss_of(model: nn.Module, windows: Tensor) -> Tensor:
@@ -84,10 +99,13 @@ def loss_of(model: nn.Module, windows: Tensor) -> Tensor:
 @torch.no_grad()
 def evaluate(model: nn.Module, windows: Tensor, batch: int = 64) -> float:
     """The loss over all windows, in eval mode, in nats a character. Infinite where the model's output is not finite."""
-    mode, device = model.training, next(model.parameters()).device
+    modes, device = {module: module.training for module in model.modules()}, next(model.parameters()).device
     model.eval()
-    total = sum(loss_of(model, part.to(device)).item() * len(part) for part in windows.split(batch))
-    model.train(mode)
+    try:
+        total = sum(loss_of(model, part.to(device)).item() * len(part) for part in windows.split(batch))
+    finally:  # interrupted too, every part is in the mode that it was in
+        for module, mode in modes.items():
+            module.training = mode
     loss = total / len(windows)
     return loss if math.isfinite(loss) else math.inf
 

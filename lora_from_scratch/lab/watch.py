@@ -5,7 +5,6 @@ forgot, so here the losses and the spectra are recorded along the way, and read 
 """
 
 import math
-import sys
 from collections.abc import Sequence
 
 import torch
@@ -21,7 +20,7 @@ from lora_from_scratch.targets import find_targets
 
 LEADING = 20  # how many of a weight's leading left vectors are compared
 WINDOWS = 64  # of each text, at each point
-HERE = sys.modules[__name__]
+HERE = cache.imported(__name__)
 
 
 def watch(run: Run, preset: Preset, points: int = 20, target: float = 0.0) -> dict:
@@ -66,7 +65,7 @@ def intruder_counts(watched: dict, k: int = 10, epsilon: float = 0.5) -> list[in
 
 
 def _watch(run: Run, preset: Preset, points: int, target: float) -> dict:
-    model = pretrained(preset)
+    model = pretrained(preset, run.seed)
     with threads(1):
         watcher = Watcher(model, run.task, preset, points, target)
         watcher.look()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from lora_from_scratch.lab import progress
-from lora_from_scratch.lab.cache import ROOT, build_folder
+from lora_from_scratch.lab.cache import NOTED, ROOT, build_folder
 from lora_from_scratch.lab.finetune import Run, carry_out
 from lora_from_scratch.lab.presets import Preset
 from lora_from_scratch.lab.pretrain import pretrained
@@ -36,13 +36,27 @@ def carry_out_all(
     of a module, such as `watch.watch`, or a functools.partial of one.
     """
     work = work or carry_out
-    pretrained(preset)  # once, before the workers look for it
     workers = workers or preset.workers or cores()
+    bases = [Run(seed=base) for base in sorted({preset.base_of(run.seed) for run in runs})]
+    _all(bases, preset, workers, make_base, "bases")  # once, before two workers look for the same one
+    results = _all(runs, preset, workers, work, "training runs")
+    SECONDS.extend(result["seconds"] for result in results)
+    return results
+
+
+def make_base(run: Run, preset: Preset) -> dict:
+    """Make sure that the base of a run's seed is in the cache."""
+    pretrained(preset, run.seed)
+    return {}
+
+
+def _all(runs: Sequence[Run], preset: Preset, workers: int, work: Callable, what: str) -> list[dict]:
     results: list[dict] = [{}] * len(runs)
-    with progress.bar(total=len(runs), desc="training runs") as shown:
+    if len(runs) == 1 and work is make_base:  # with its progress bar
+        workers = 1
+    with progress.bar(total=len(runs), desc=what) as shown:
         for i, result in _here(runs, preset, work) if workers == 1 else _in_processes(runs, preset, workers, work):
             results[i] = result
-            SECONDS.append(result["seconds"])
             shown.update()
     return results
 
@@ -56,21 +70,32 @@ def _here(runs: Sequence[Run], preset: Preset, work: Callable) -> Iterator[tuple
 
 
 def _in_processes(runs: Sequence[Run], preset: Preset, workers: int, work: Callable) -> Iterator[tuple[int, dict]]:
-    pool = ThreadPoolExecutor(workers)
+    pool, idle = ThreadPoolExecutor(workers), [_worker(i) for i in range(workers)]
+    everyone = list(idle)
     try:
-        idle = [_worker(i) for i in range(workers)]
         waiting = {pool.submit(_hand_over, idle, work, run, preset): i for i, run in enumerate(runs)}
         for future in as_completed(waiting):
             yield waiting[future], future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)  # after a failure, runs that wait are not begun
+    except Exception:  # a run failed: those that wait are not begun, those that are under way end
+        pool.shutdown(cancel_futures=True)
+        raise
+    except BaseException:  # interrupted: a worker in the middle of a run, or of its answer, is of no further use
+        _worker.cache_clear()  # first: a second interruption may come at any line
+        for process in everyone:
+            process.kill()
+        pool.shutdown(cancel_futures=True)
+        for process in everyone:
+            process.wait()
+        raise
+    pool.shutdown()
 
 
 @functools.cache
 def _worker(_: int) -> subprocess.Popen:
     """A process that carries out runs until its input ends; kept for the next call, ended with this process."""
     command = [sys.executable, "-m", "lora_from_scratch.lab.workers"]
-    environment = {**os.environ, "LORA_BUILD": str(build_folder())}  # a relative folder would be another one from ROOT
+    # A relative folder would be another one from ROOT. Threads that wait do so quietly, beside whatever else runs.
+    environment = {**os.environ, "LORA_BUILD": str(build_folder()), "OMP_WAIT_POLICY": "PASSIVE"}
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env=environment)
     atexit.register(process.kill)
     return process
@@ -79,16 +104,21 @@ def _worker(_: int) -> subprocess.Popen:
 def _hand_over(idle: list[subprocess.Popen], work: Callable, run: Run, preset: Preset) -> dict:
     process = idle.pop()
     try:
-        pickle.dump((work, run, preset), process.stdin)
+        pickle.dump((work, run, preset, versions()), process.stdin)
         process.stdin.flush()
         error, result = pickle.load(process.stdout)
-    except (EOFError, BrokenPipeError):
+    except (EOFError, OSError, ValueError, pickle.UnpicklingError):  # gone, or gone in the middle of its answer
         _worker.cache_clear()
         raise RuntimeError(f"the worker that had {run} ended; is there enough memory?") from None
     idle.append(process)
     if error:
         raise RuntimeError(f"{run} failed in a worker:\n{error}")
     return result
+
+
+def versions() -> dict[str, str]:
+    """{module: hash of its meaning as imported} of all of the project that this process runs."""
+    return {module.__name__: meaning for module, (_, meaning) in NOTED.items() if module.__name__ != "__main__"}
 
 
 def _serve() -> None:
@@ -100,10 +130,12 @@ def _serve() -> None:
     answers, sys.stdout = sys.stdout.buffer, sys.stderr  # so that a print cannot get between the pickles
     while True:
         try:
-            work, run, preset = pickle.load(sys.stdin.buffer)
+            work, run, preset, wanted = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
         try:
+            if other := [name for name, version in versions().items() if wanted.get(name, version) != version]:
+                raise RuntimeError(f"{', '.join(other)} was edited since this session began; restart Python")
             answer = (None, work(run, preset))
         except Exception:
             answer = (traceback.format_exc(), {})
