@@ -9,68 +9,24 @@
                      │
              a 4-bit code a weight, two a byte    ──► 4 + 8/64 + 32/(64 · 256) = 4.127 bits a weight
 
-To decode, look the level up and multiply by absmax. The 16 levels are quantiles of a normal distribution, because
-trained weights look normal: without blocks each level would be used about equally. `nf4_levels` derives them.
-
-Packed codes and absmax are, bit for bit, those of the authors' library bitsandbytes.
-This file imports nothing of the project: copy it and it runs.
+To decode, look the level up and multiply by absmax. The levels are quantiles of a normal distribution, because trained
+weights look normal: nf4_tables.py derives them, and is all that this file needs. Codes and absmax are, bit for bit,
+those of the authors' library bitsandbytes.
 """
 
 import math
 from dataclasses import dataclass
 from numbers import Integral
-from statistics import NormalDist
 
 import numpy as np
 
+from lora_from_scratch.nf4_tables import DYNAMIC_MAP, LEVELS, PAIRS, ZERO, dynamic_map, midpoints, nf4_levels
+
+__all__ = ["DYNAMIC_MAP", "LEVELS", "PAIRS", "ZERO", "NF4Tensor", "decoded_absmax", "dequantize", "dynamic_map"]
+__all__ += ["check_block_size", "nf4_levels", "quantize"]  # the tables too are found here
+
 CHUNK = 2**16  # values worked on at once: they and all that is made of them stay in the cache
 SECOND_BLOCK = 256  # absmax values that share one second-level constant
-
-
-def _linspace(first: float, last: float, count: int) -> np.ndarray:
-    """`count` even steps in float32. The step is rounded to float32 and each half counts from its own end.
-
-    That is how the tables were made that every NF4 checkpoint uses; np.linspace differs from them in last bits.
-    """
-    first, last = float(np.float32(first)), float(np.float32(last))
-    step, i = float(np.float32((last - first) / (count - 1))), np.arange(count)
-    return np.where(i < count // 2, first + step * i, last - step * (count - 1 - i)).astype(np.float32)
-
-
-def _midpoints(values: np.ndarray) -> np.ndarray:
-    return (values[:-1] + values[1:]) / np.float32(2)
-
-
-def nf4_levels() -> np.ndarray:
-    """The 16 levels in float32, rising from -1 to 1, derived from the quantiles of a normal distribution.
-
-    Eight positive levels and seven negative ones, each half evenly spaced in probability from 1/2 (left out, it is
-    the zero) to 0.9677083; then an exact zero; then all divided by the largest. The end stands between 1 - 1/30 and
-    1 - 1/32, as an end at 1 would be infinite (arXiv 2305.14314, section 3 and appendix E).
-    """
-    quantile, end = NormalDist().inv_cdf, 0.9677083
-    positive = [quantile(float(p)) for p in _linspace(end, 0.5, 9)[:-1]]
-    negative = [-quantile(float(p)) for p in _linspace(end, 0.5, 8)[:-1]]
-    levels = np.sort(np.array([*positive, 0.0, *negative], np.float32))
-    return levels / levels.max()
-
-
-def dynamic_map() -> np.ndarray:
-    """The 256 values, rising from about -1 to 1 in float32, that an 8-bit second-level code may stand for.
-
-    A tree of ever finer steps at ever larger sizes: for i = 0 … 6, the 2^i means of neighbours in 2^i + 1 even steps
-    from 0.1 to 1, times 10^(i - 6), with both signs; and 0 and 1. (The paper says 8-bit floats here; this is what
-    its released code does.)
-    """
-    positive = [np.float32(10.0 ** (i - 6)) * _midpoints(_linspace(0.1, 1, 2**i + 1)) for i in range(7)]
-    sizes = np.concatenate(positive)  # (127,)
-    return np.sort(np.concatenate((-sizes, sizes, np.array([0, 1], np.float32))))
-
-
-LEVELS = nf4_levels()  # (16,)
-PAIRS = np.stack((np.repeat(LEVELS, 16), np.tile(LEVELS, 16)), axis=1)  # (256, 2): what a byte decodes to
-ZERO = int(np.searchsorted(LEVELS, 0.0))  # 7, the code of zero
-DYNAMIC_MAP = dynamic_map()  # (256,)
 
 
 @dataclass(frozen=True)
@@ -91,10 +47,10 @@ class NF4Tensor:
 
     def __post_init__(self) -> None:
         check_block_size(self.block_size)
-        blocks = -(-self.size // self.block_size)
-        expected = {"packed": (-(-self.size // 2), np.uint8), "absmax": (blocks, np.float32)}
-        if self.absmax2 is not None:
-            expected |= {"absmax": (blocks, np.uint8), "absmax2": (-(-blocks // SECOND_BLOCK), np.float32)}
+        blocks, double = -(-self.size // self.block_size), self.absmax2 is not None
+        expected = {"packed": (-(-self.size // 2), np.uint8), "absmax": (blocks, np.uint8 if double else np.float32)}
+        if double:
+            expected["absmax2"] = (-(-blocks // SECOND_BLOCK), np.float32)
         for name, (count, dtype) in expected.items():
             part = getattr(self, name)
             kind, shape = getattr(part, "dtype", type(part).__name__), getattr(part, "shape", None)
@@ -103,7 +59,7 @@ class NF4Tensor:
                     f"{name} is {kind} of shape {shape}; an array of shape {self.shape} in blocks of "
                     f"{self.block_size} needs {np.dtype(dtype)} of shape ({count},): is it cut off, or another array's?"
                 )
-        if (self.absmax2 is None) != (self.offset is None):
+        if double != (self.offset is not None):
             raise ValueError("absmax2 and offset come together: give both (double quantization) or neither")
 
     @property
@@ -114,8 +70,7 @@ class NF4Tensor:
     @property
     def nbytes(self) -> int:
         """Bytes of the codes and the constants (not of the tables of levels, which all arrays share)."""
-        second = 0 if self.absmax2 is None else self.absmax2.nbytes + self.offset.nbytes
-        return self.packed.nbytes + self.absmax.nbytes + second
+        return sum(part.nbytes for part in (self.packed, self.absmax, self.absmax2, self.offset) if part is not None)
 
     @property
     def bits_per_parameter(self) -> float:
@@ -126,16 +81,18 @@ class NF4Tensor:
 def quantize(weight: np.ndarray, block_size: int = 64, double: bool = True) -> NF4Tensor:
     """Quantize an array of any shape to NF4, in row-major blocks of `block_size` values; the last may be short.
 
-    Args:
-        weight: float16, float32 or float64.
-        block_size: values that share one absmax, a power of two.
-        double: whether the absmax values are quantized too.
-
-    Raises:
-        ValueError: for NaN, infinity (in float32), an empty array, another dtype, or a bad block size.
+    `weight` is of float16, 32 or 64, `block_size` a power of two; `double` quantizes the absmax values too.
+    Raises ValueError for NaN, infinity (in float32), an empty array, another dtype, or a bad block size.
     """
     check_block_size(block_size)
-    _check_weight(weight)
+    if not isinstance(weight, np.ndarray) or weight.dtype not in (np.float16, np.float32, np.float64):
+        kind = getattr(weight, "dtype", type(weight).__name__)
+        raise ValueError(
+            f"the weight is {kind}; give a NumPy array of float16, float32 or float64 "
+            "(of a torch tensor: w.detach().cpu().float().numpy())"
+        )
+    if weight.size == 0:
+        raise ValueError(f"the weight has shape {weight.shape} and so no values; there is nothing to quantize")
     flat = weight.reshape(-1) if weight.flags.c_contiguous else weight.flat  # a view: nothing is copied
     packed = np.empty(-(-weight.size // 2), np.uint8)
     absmax = np.empty(-(-weight.size // block_size), np.float32)
@@ -145,12 +102,11 @@ def quantize(weight: np.ndarray, block_size: int = 64, double: bool = True) -> N
         largest = np.maximum(blocks.max(axis=1), -blocks.min(axis=1)) + 0.0  # (n,); adding 0 makes -0.0 of zeros 0.0
         if not np.isfinite(largest).all():
             raise ValueError("the weight holds NaN or infinity (in float32); a diverged run cannot be quantized")
-        first = start // block_size
-        absmax[first : first + len(largest)] = largest
-        codes = _nearest_level(_scaled(blocks, largest)).reshape(-1, 2)  # (n · block_size / 2, 2)
+        absmax[start // block_size :][: len(largest)] = largest
+        codes = _codes(blocks, largest).reshape(-1, 2)  # (n · block_size / 2, 2)
         part = packed[start // 2 : (start + step) // 2]
         part[:] = (codes[:, 0] << 4 | codes[:, 1])[: len(part)]
-    constants = _quantize_absmax(absmax) if double else (absmax, None, None)
+    constants = _second_level(absmax) if double else (absmax, None, None)
     return NF4Tensor(packed, *constants, int(block_size), weight.shape)
 
 
@@ -165,8 +121,7 @@ def dequantize(q: NF4Tensor) -> np.ndarray:
         part = q.packed[start // 2 : (start + step) // 2]
         np.take(words, part, out=out[start:].view(np.uint64)[: len(part)], mode="clip")  # "raise" would copy
         blocks = out[start : start + step].reshape(-1, q.block_size)
-        first = start // q.block_size
-        blocks *= absmax[first : first + len(blocks), None]
+        blocks *= absmax[start // q.block_size :][: len(blocks), None]
     return out[: q.size].reshape(q.shape)
 
 
@@ -174,8 +129,7 @@ def decoded_absmax(q: NF4Tensor) -> np.ndarray:
     """The absmax of each block, in float32, (blocks,)."""
     if q.absmax2 is None:
         return q.absmax
-    second = np.repeat(q.absmax2, SECOND_BLOCK)[: len(q.absmax)]
-    return DYNAMIC_MAP[q.absmax] * second + q.offset
+    return DYNAMIC_MAP[q.absmax] * np.repeat(q.absmax2, SECOND_BLOCK)[: len(q.absmax)] + q.offset
 
 
 def check_block_size(block_size: int) -> None:
@@ -184,48 +138,35 @@ def check_block_size(block_size: int) -> None:
         raise ValueError(f"block_size is {block_size!r}; it must be a power of two, such as 64, and at least 2")
 
 
-def _check_weight(weight: np.ndarray) -> None:
-    if not isinstance(weight, np.ndarray) or weight.dtype not in (np.float16, np.float32, np.float64):
-        kind = getattr(weight, "dtype", type(weight).__name__)
-        raise ValueError(
-            f"the weight is {kind}; give a NumPy array of float16, float32 or float64 "
-            "(of a torch tensor: w.detach().cpu().float().numpy())"
-        )
-    if weight.size == 0:
-        raise ValueError(f"the weight has shape {weight.shape} and so no values; there is nothing to quantize")
-
-
 def _in_blocks(values: np.ndarray, block_size: int) -> np.ndarray:
     """A stretch of values as (n, block_size) in float32, the last row filled up with zeros."""
     with np.errstate(over="ignore"):  # a float64 too large for float32 becomes infinite, and is refused as such
         values = np.asarray(values, np.float32)
     short = -len(values) % block_size
-    return np.pad(values, (0, short)).reshape(-1, block_size) if short else values.reshape(-1, block_size)
+    return (np.pad(values, (0, short)) if short else values).reshape(-1, block_size)
 
 
-def _scaled(blocks: np.ndarray, largest: np.ndarray) -> np.ndarray:
-    """blocks / largest, or 0 where largest is 0. By the reciprocal in float32: dividing moves values off a midpoint."""
-    tiny = largest <= 2.0**-128  # the reciprocal would overflow: these rows are divided after all
+def _codes(blocks: np.ndarray, largest: np.ndarray) -> np.ndarray:
+    """The code of each value, (n, block_size): how many midpoints lie below x / absmax; on one the lower level wins.
+
+    By the reciprocal in float32, as dividing would move values off a midpoint; but for rows so tiny that it overflows.
+    """
+    tiny = largest <= 2.0**-128
     scaled = blocks * (np.float32(1) / np.where(tiny, np.float32(1), largest))[:, None]  # (n, block_size)
     if tiny.any():
         scaled[tiny] = blocks[tiny] / np.maximum(largest[tiny], np.float32(2.0**-149))[:, None]
-    return scaled
-
-
-def _nearest_level(scaled: np.ndarray) -> np.ndarray:
-    """The code of each value: how many midpoints lie below it. On a midpoint the lower level wins."""
     codes, above = np.zeros(scaled.shape, np.uint8), np.empty(scaled.shape, bool)
-    for midpoint in _midpoints(LEVELS):  # fifteen passes over a chunk in the cache; a binary search is slower
+    for midpoint in midpoints(LEVELS):  # fifteen passes over a chunk in the cache; a binary search is slower
         np.greater(scaled, midpoint, out=above)
         codes += above.view(np.uint8)
     return codes
 
 
-def _quantize_absmax(absmax: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.float32]:
+def _second_level(absmax: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.float32]:
     """Codes (uint8), the constants of the second level, and the mean that was taken off."""
     offset = np.float32(absmax.mean(dtype=np.float64))  # a sum in float32 could overflow
     blocks = _in_blocks(absmax - offset, SECOND_BLOCK)  # (n, 256)
     largest = np.abs(blocks).max(axis=1)  # (n,)
     ratios = blocks / np.where(largest > 0, largest, np.float32(1))[:, None]
-    codes = np.searchsorted(_midpoints(DYNAMIC_MAP), ratios)  # on a midpoint the lower
+    codes = np.searchsorted(midpoints(DYNAMIC_MAP), ratios)  # on a midpoint the lower
     return codes.astype(np.uint8).reshape(-1)[: len(absmax)], largest, offset

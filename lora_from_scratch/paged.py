@@ -9,60 +9,21 @@ AdamW keeps two moments, m and v, of every trained number, yet needs those of a 
     └───────────────┴───────────────┘     page in      └───────────────┴───────────────┘
       least recently used: goes first                    each comes in before its step
 
-QLoRA leaves the moves to NVIDIA's unified memory, whose driver moves pages one by one once the GPU is full. Here
-they are plain copies, of all pages of a parameter at once, since a step needs them all. Only where the state is
-changes: the numbers are torch.optim.AdamW's (foreach=False), bit for bit, under every budget and page size.
-On a CUDA device the host's side is pinned memory. For parameters on the CPU both sides are the CPU's memory: copies,
-releases and the count of bytes are real, but the "device" is only simulated, and no memory is saved.
-This file imports nothing of the project: copy it and it runs.
+QLoRA leaves the moves to NVIDIA's unified memory, whose driver moves single pages. Here they are plain copies, of all
+pages of a parameter at once, since a step needs them all. Only where the state is changes: the numbers, which adamw.py
+has (all that this file needs), are torch.optim.AdamW's (foreach=False) to the bit, under every budget and page size.
+On a CUDA device the host's side is pinned memory. For parameters on the CPU the "device" is only simulated: copies,
+releases and the count of bytes are real, but no memory is saved.
 """
 
-import copy
 import math
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
-from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
-MOMENTS = ("exp_avg", "exp_avg_sq")  # m and v, by their names in torch
-PLAIN = {"amsgrad": False, "maximize": False, "capturable": False, "differentiable": False}
-PLAIN["decoupled_weight_decay"] = True
-
-
-def require(ok: bool, message: str) -> None:
-    """Raise ValueError(message) unless `ok`."""
-    if not ok:
-        raise ValueError(message)
-
-
-def is_number(value: object, least: float = 0, below: float = math.inf, kind: type = Real) -> bool:
-    """Is `value` a number of this kind, and no bool, from `least` up to, not including, `below`?"""
-    return isinstance(value, kind) and not isinstance(value, bool) and least <= value < below
-
-
-def check_settings(group: dict) -> None:
-    """Raise ValueError unless lr, betas, eps, weight_decay are in range and `group` wants AdamW without variations."""
-    for name in ("lr", "eps", "weight_decay"):
-        require(is_number(group[name]), f"{name} is {group[name]!r}; it must be a finite number of at least 0")
-    betas = group["betas"]
-    pair = isinstance(betas, (tuple, list)) and len(betas) == 2 and all(is_number(beta, below=1) for beta in betas)
-    require(pair, f"betas is {betas!r}; it must be two numbers from 0 up to, not including, 1")
-    for name, only in PLAIN.items():
-        require(group.get(name, only) == only, f"{name} is {group.get(name)!r}; PagedAdamW knows only {name}={only}")
-
-
-def adamw_update(param: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict) -> None:
-    """One step in place, in torch's order (arXiv 1711.05101, algorithm 2); param, grad, m and v share one shape."""
-    m, v, lr, (beta1, beta2) = state["exp_avg"], state["exp_avg_sq"], group["lr"], group["betas"]
-    state["step"] += 1
-    t = state["step"].item()
-    param.mul_(1 - lr * group["weight_decay"])  # decoupled: the decay does not enter m and v
-    m.lerp_(grad, 1 - beta1)
-    v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-    root = (v.sqrt() / (1 - beta2**t) ** 0.5).add_(group["eps"])
-    param.addcdiv_(m, root, value=-(lr / (1 - beta1**t)))
+from lora_from_scratch import adamw
 
 
 class PagedAdamW(torch.optim.Optimizer):
@@ -83,28 +44,19 @@ class PagedAdamW(torch.optim.Optimizer):
         on_move: set it to a function of the optimizer, called whenever `resident` has gained or lost a parameter.
             Like torch's hooks, it is not copied or pickled with the optimizer.
 
-    Raises:
-        ValueError: for a page_bytes below 1, a resident_bytes below a page or below one parameter's need, a setting
-            out of range, a variation such as amsgrad, a parameter that is not real, a sparse gradient.
+    Raises ValueError for a page_bytes below 1, a resident_bytes below a page or below one parameter's need, a setting
+    out of range, a variation such as amsgrad, a parameter that is not real, a sparse gradient.
     """
 
     on_move: Callable[["PagedAdamW"], object] = staticmethod(lambda optimizer: None)
 
     def __init__(
-        self,
-        params: Iterable,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
-        page_bytes: int = 4096,
-        resident_bytes: int | None = None,
-    ) -> None:
-        whole = is_number(page_bytes, 1, kind=Integral)
-        require(whole, f"page_bytes is {page_bytes!r}; it must be an integer of at least 1")
-        fits = resident_bytes is None or is_number(resident_bytes, page_bytes, kind=Integral)
-        require(fits, f"resident_bytes is {resident_bytes!r}; it must be None or at least a page, {page_bytes}")
-        check_settings(defaults := {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self, params: Iterable, lr: float | Tensor = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+        weight_decay: float = 1e-2, page_bytes: int = 4096, resident_bytes: int | None = None,
+    ) -> None:  # fmt: skip
+        adamw.check_pages(page_bytes, resident_bytes)
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "decoupled_weight_decay": True}
+        adamw.check_settings(defaults)
         self.page_bytes, self.resident_bytes, self.page_ins, self.page_outs = page_bytes, resident_bytes, 0, 0
         self.resident: OrderedDict[Tensor, int] = OrderedDict()
         super().__init__(params, defaults)
@@ -116,36 +68,36 @@ class PagedAdamW(torch.optim.Optimizer):
 
     def state_bytes(self, param: Tensor) -> int:
         """Bytes of the pages that the two moments of `param` need, each rounded up to whole pages."""
-        return len(MOMENTS) * -(-param.nbytes // self.page_bytes) * self.page_bytes
+        return len(adamw.MOMENTS) * -(-param.nbytes // self.page_bytes) * self.page_bytes
 
     def add_param_group(self, param_group: dict) -> None:
         """As in torch. Raises ValueError, and adds nothing, for what the constructor would refuse."""
         super().add_param_group(param_group)
         try:
-            check_settings(self.param_groups[-1])
+            adamw.check_settings(self.param_groups[-1])
             self._check_parameters()
-        except ValueError:
+        except BaseException:
             self.param_groups.pop()
             raise
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Step every parameter that has a gradient; return what `closure`, if there is one, returned."""
+        """Step every parameter that has a gradient; return what `closure`, if there is one, returned.
+
+        If it is interrupted, some parameters have been stepped and others not; later steps work, within the budget.
+        """
         with torch.enable_grad():
             loss = None if closure is None else closure()
         self._check_parameters()
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    adamw_update(p, p.grad, self._page_in(p), group)
+                    adamw.update(p, p.grad, self._page_in(p), group)
         return loss
 
     def state_dict(self) -> dict:
         """A copy in torch.optim.AdamW's format, which loads it: on the CPU, without the padding of pages."""
-        packed = super().state_dict()
-        for key, state in packed["state"].items():
-            packed["state"][key] = {name: tensor.to("cpu", copy=True) for name, tensor in state.items()}
-        return packed
+        return adamw.on_host(super().state_dict())
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict) -> None:
@@ -153,26 +105,28 @@ class PagedAdamW(torch.optim.Optimizer):
 
         Raises ValueError for groups, settings or shapes that do not fit, and leaves the optimizer as it was.
         """
+        adamw.check_saved(state_dict)
         state_dict = dict(state_dict)  # torch's load_state_dict would put all state on the device at once
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
-            state_dict = hook(self, state_dict) or state_dict
-        saved, entries, state = copy.deepcopy(state_dict["param_groups"]), dict(state_dict["state"]), defaultdict(dict)
-        sizes, wanted = ([len(group["params"]) for group in groups] for groups in (saved, self.param_groups))
-        require(sizes == wanted, f"the groups to load have {sizes} parameters; the optimizer's groups have {wanted}")
-        groups = [old | new | {"params": old["params"]} for old, new in zip(self.param_groups, saved, strict=True)]
-        for group in groups:
-            check_settings(group)
-        for key, (name, p) in zip([key for group in saved for key in group["params"]], self._named(), strict=True):
-            if entry := entries.pop(key, None):
-                shapes = {key: tuple(getattr(value, "shape", ())) for key, value in entry.items()}
-                needed = {"step": ()} | dict.fromkeys(MOMENTS, tuple(p.shape))
-                require(shapes == needed, f"{name} comes with state of shapes {shapes}; it needs {needed}")
-                state[p] = self._placed(entry, p, "cpu")
-        require(not entries, f"the state to load has entries {list(entries)}, which none of its groups names")
+            changed = hook(self, state_dict)
+            state_dict = state_dict if changed is None else changed
+        groups, state = self._loaded(state_dict["param_groups"], dict(state_dict["state"]))
         self.state, self.param_groups[:] = state, groups
         self.resident.clear()
         for hook in self._optimizer_load_state_dict_post_hooks.values():
             hook(self)
+
+    def _loaded(self, saved: list[dict], entries: dict) -> tuple[list[dict], defaultdict]:
+        """The groups and the state that saved ones become here, all of it on the host. Changes nothing."""
+        groups, state = adamw.groups_with(saved, self.param_groups), defaultdict(dict)
+        for key, (name, p) in zip([key for group in saved for key in group["params"]], self._named(), strict=True):
+            if entry := entries.pop(key, None):
+                adamw.check_state(entry, p, name)
+                state[p] = self._placed(adamw.on_host(entry), p, "cpu")
+        lost = [key for key in entries if isinstance(key, int)]  # other keys are a hook's own
+        adamw.require(not lost, f"the state to load has entries {lost}, which none of its groups names")
+        state.update(adamw.on_host(entries))
+        return groups, state
 
     def __getstate__(self) -> dict:
         names = ("page_bytes", "resident_bytes", "page_ins", "page_outs", "resident")
@@ -184,42 +138,41 @@ class PagedAdamW(torch.optim.Optimizer):
 
     def _check_parameters(self) -> None:
         for name, p in self._named():
-            require(p.is_floating_point(), f"{name} is {p.dtype}; give PagedAdamW real floating-point parameters only")
-            need, budget = self.state_bytes(p), self.resident_bytes or math.inf
-            require(need <= budget, f"{name} needs {need} bytes of pages; resident_bytes must be that, not {budget}")
-            dense = p.grad is None or p.grad.layout is torch.strided
-            require(dense, f"{name} has a sparse gradient; make it dense, as nn.Embedding does with sparse=False")
+            adamw.check_parameter(p, name)
+            fits = (need := self.state_bytes(p)) <= (budget := self.resident_bytes or math.inf)
+            adamw.require(fits, f"{name} needs {need} bytes of pages; resident_bytes must be that, not {budget}")
 
     def _page_in(self, p: Tensor) -> dict[str, Tensor]:
         """The state of `p`, on its device: there already, from the host or, at the first step, zeros."""
-        if p in self.resident and self.state[p]["exp_avg"].device != p.device:
-            self._page_out(p)  # p itself has moved to another device since
+        here = getattr(self.state.get(p, {}).get("exp_avg"), "device", None)  # None until the first step
+        if p in self.resident and here != p.device:
+            self._page_out(p)  # p itself has moved to another device since, or a move was interrupted
         if p not in self.resident:
-            state = self.state[p]  # empty until the first step
-            like = state.get("exp_avg", p)
-            while self.bytes_resident + self.state_bytes(like) > (self.resident_bytes or math.inf):
+            state = adamw.new_state() | self.state.get(p, {})
+            size = self.state_bytes(like := state["exp_avg"] if here else p)
+            while self.bytes_resident + size > (self.resident_bytes or math.inf):
                 self._page_out(next(iter(self.resident)))
-            zeros = {"step": 0.0} | dict.fromkeys(MOMENTS, torch.zeros((), device="cpu"))
-            self.state[p] = self._placed(state or zeros, like, p.device)
-            self.resident[p] = self.state_bytes(like)
-            self.page_ins += self.resident[p] // self.page_bytes if state else 0
+            placed = self._placed(state, like, p.device)
+            self.resident[p] = size  # first, so that nothing is on the device that is not counted, wherever it stops
+            self.state[p] = placed
+            self.page_ins += size // self.page_bytes if here else 0
             self.on_move(self)
         self.resident.move_to_end(p)
         return self.state[p]
 
     def _page_out(self, p: Tensor) -> None:
         """Copy the state of `p` to the host; nothing refers to its pages on the device then, so they are freed."""
-        self.state[p] = self._placed(self.state[p], self.state[p]["exp_avg"], "cpu")
+        if "exp_avg" in self.state.get(p, {}):
+            self.state[p] = self._placed(self.state[p], self.state[p]["exp_avg"], "cpu")
         self.page_outs += self.resident.pop(p) // self.page_bytes
         self.on_move(self)
 
-    def _placed(self, state: dict, like: Tensor, device: torch.device | str) -> dict[str, Tensor]:
-        """A copy of `state`, each moment shaped like `like` and in whole pages of its own on `device`."""
-        wide = torch.promote_types(torch.get_default_dtype(), torch.float32)  # in which torch counts steps
-        placed = {"step": torch.tensor(float(state["step"]), dtype=wide, device="cpu")}
-        size, pin = self.state_bytes(like) // len(MOMENTS), like.is_cuda and device == "cpu"
+    def _placed(self, state: dict, like: Tensor, device: torch.device | str) -> dict:
+        """A copy of `state`, each moment like `like`, in pages of its own on `device`; the rest is a hook's."""
+        placed = state | {"step": torch.tensor(float(state["step"]), dtype=adamw.step_dtype(), device="cpu")}
+        size, pin = self.state_bytes(like) // len(adamw.MOMENTS), like.is_cuda and device == "cpu"
         strides = torch.empty_like(like, device="meta").stride()
-        for name in MOMENTS:
+        for name in adamw.MOMENTS:
             pages = torch.empty(size, dtype=torch.uint8, device=device, pin_memory=pin)
             moment = pages[: like.nbytes].view(like.dtype).as_strided(like.shape, strides)
             placed[name] = moment.copy_(state[name], non_blocking=state[name].is_pinned())

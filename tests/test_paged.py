@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim.lr_scheduler import LambdaLR
 
-from lora_from_scratch.paged import MOMENTS, PagedAdamW
+from lora_from_scratch.adamw import MOMENTS
+from lora_from_scratch.paged import PagedAdamW
 
 SHAPES = [(), (0,), (1,), (3,), (17,), (2, 3), (5, 4), (3, 0), (2, 1, 3)]
 LAYOUTS = {  # from a contiguous tensor to one of the same shape whose memory is laid out in another way
@@ -212,9 +213,9 @@ def test_decay_is_decoupled_and_comes_first():
 
 
 def test_defaults_are_those_of_torch():
-    """lr, betas, eps and weight_decay default to torch.optim.AdamW's."""
+    """lr, betas, eps and weight_decay default to torch.optim.AdamW's, and the decay is decoupled, as there."""
     ours, torchs = PagedAdamW(ones(1)).defaults, torch.optim.AdamW(ones(1)).defaults
-    assert ours == {name: torchs[name] for name in ("lr", "betas", "eps", "weight_decay")}
+    assert ours == {name: torchs[name] for name in ("lr", "betas", "eps", "weight_decay", "decoupled_weight_decay")}
 
 
 def test_steps_are_counted_in_the_dtype_torch_counts_in():
@@ -425,6 +426,9 @@ def in_group(saved: dict, **changes) -> dict:
         (lambda: saved_state(exp_avg=torch.tensor(0.0)), r"parameter 1,.*'exp_avg': \(\)"),  # which would broadcast
         (lambda: saved_state(max_exp_avg_sq=torch.zeros(4)), "parameter 1.*max_exp_avg_sq"),
         (lambda: {**saved_state(), "state": {1: {"momentum_buffer": torch.zeros(4)}}}, "parameter 1.*momentum_buffer"),
+        (lambda: saved_state(exp_avg=[0.0] * 4), r"parameter 1,.*'exp_avg': \(\)"),
+        (lambda: {"state": {}}, "no state and param_groups"),
+        (lambda: [saved_state()], "no state and param_groups"),
         (lambda: {**saved_state(), "state": {7: saved_state()["state"][1]}}, r"entries \[7\]"),
         (lambda: in_group(saved_state(), params=[0]), r"\[1\] parameters.*\[2\]"),
         (lambda: in_group(saved_state(), amsgrad=True), "amsgrad is True"),
@@ -442,6 +446,17 @@ def test_state_that_does_not_fit_is_refused_and_changes_nothing(saved, words):
     with pytest.raises(ValueError, match=words):
         optimizer.load_state_dict(saved())
     assert snapshot(optimizer) == before and numbers_of(optimizer) == [0]
+
+
+def test_moment_that_is_a_plain_number_is_refused():
+    """For a parameter of no dimension too, whose moment has the shape of a number: it is named, nothing changes."""
+    optimizer = PagedAdamW([nn.Parameter(torch.tensor(2.0))])
+    step_only(optimizer, 0)
+    before, saved = snapshot(optimizer), optimizer.state_dict()
+    saved["state"][0]["exp_avg_sq"] = 0.5
+    with pytest.raises(ValueError, match=r"parameter 0, .* exp_avg_sq as float; it must be a tensor"):
+        optimizer.load_state_dict(saved)
+    assert snapshot(optimizer) == before
 
 
 def test_hooks_on_loading_are_called():
@@ -469,6 +484,194 @@ def test_copy_goes_on_alone_with_the_same_bits(copied):
     step_only(old, 0, 2)
     assert snapshot(new) == snapshot(old)
     assert_same_optimizers(new, old)
+
+
+# What hooks leave in the state
+
+
+def test_what_hooks_put_into_the_state_is_saved_moved_and_loaded():
+    """Extra entries, the optimizer's and a parameter's, tensors, numbers, lists: saved as copies, paged, loaded."""
+    old, new = (PagedAdamW(ones(2), page_bytes=16, resident_bytes=32) for _ in range(2))
+    old.state[parameters(old)[0]]["seen"] = torch.zeros(3)  # before its first step
+
+    def count(optimizer, *_):
+        optimizer.state["calls"] = optimizer.state.get("calls", 0) + 1
+        optimizer.state["norms"] = {"last": [torch.tensor(2.0)]}
+        optimizer.state[parameters(optimizer)[0]]["seen"] += 1
+
+    old.register_step_post_hook(count)
+    for which in (0, 1, 0):  # out and in again
+        step_only(old, which)
+    saved = old.state_dict()
+    old.state[parameters(old)[0]]["seen"] += 7
+    old.state["norms"]["last"][0] += 7
+    assert saved["state"]["calls"] == 3 and saved["state"]["norms"] == {"last": [torch.tensor(2.0)]}
+    assert saved["state"][0]["seen"].tolist() == [3.0] * 3 and set(saved["state"][1]) == {"step", *MOMENTS}
+    new.load_state_dict(saved)
+    step_only(new, 0)
+    saved["state"][0]["seen"] += 7
+    saved["state"]["norms"]["last"][0] += 7
+    assert new.state["norms"] == {"last": [torch.tensor(2.0)]}
+    assert new.state["calls"] == 3 and new.state[parameters(new)[0]]["seen"].tolist() == [3.0] * 3
+    torch.optim.AdamW(ones(2)).load_state_dict(old.state_dict())
+
+
+def test_hooks_on_saving_may_add_to_the_dict():
+    """What a hook after state_dict() adds or returns is what comes back, whatever it is; as in torch."""
+    optimizer = PagedAdamW(ones(1))
+    optimizer.register_state_dict_pre_hook(lambda saving: saving.state.__setitem__("note", "ran"))
+    optimizer.register_state_dict_post_hook(lambda _, saved: saved | {"version": 3})
+    saved = optimizer.state_dict()
+    assert saved["version"] == 3 and saved["state"] == {"note": "ran"}
+
+
+# A tensor as learning rate
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+@given(situation=situations())
+@settings(max_examples=10)
+def test_tensor_as_learning_rate_gives_torchs_bits(shape, situation):
+    """lr as a tensor of one number, changed in place by a schedule, gives what it gives in torch.optim.AdamW."""
+    optimizers = []
+    for make in (lambda groups: PagedAdamW(groups), lambda groups: torch.optim.AdamW(groups, foreach=False)):
+        groups = situation.groups_of_parameters()
+        optimizers.append(make([group | {"lr": torch.full(shape, group["lr"])} for group in groups]))
+    rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+    schedules = [LambdaLR(optimizer, lambda step: 1 / (1 + step)) for optimizer in optimizers]
+    for step in range(len(situation.present)):
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            situation.give_gradients(optimizer, step)
+            optimizer.step()
+            schedule.step()
+        assert_same_optimizers(*optimizers)
+    for optimizer, rate in zip(optimizers, rates, strict=True):
+        assert optimizer.param_groups[0]["lr"] is rate
+
+
+def test_saved_tensor_rate_does_not_follow_the_schedule():
+    """state_dict() copies a tensor rate, load_state_dict too: neither follows the other side's schedule."""
+    old, new = PagedAdamW(ones(1), lr=torch.tensor(0.5)), PagedAdamW(ones(1))
+    saved = old.state_dict()
+    old.param_groups[0]["lr"].fill_(0.25)
+    new.load_state_dict(saved)
+    new.param_groups[0]["lr"].fill_(0.125)
+    assert saved["param_groups"][0]["lr"] == 0.5 and old.param_groups[0]["lr"] == 0.25
+
+
+def test_saved_groups_say_that_the_decay_is_decoupled():
+    """As AdamW's do: torch.optim.Adam, which has both ways, goes on in the right one after loading them."""
+    paged, adam = PagedAdamW(ones(1), weight_decay=0.5), torch.optim.Adam(ones(1), weight_decay=0.5)
+    for group in (*paged.state_dict()["param_groups"], *paged.param_groups):
+        assert group["decoupled_weight_decay"] is True
+    adam.load_state_dict(paged.state_dict())
+    for optimizer in (paged, adam):
+        step_only(optimizer, 0)
+    assert torch.equal(*parameters(paged), *parameters(adam))
+
+
+# Interrupted
+
+
+def check_pages_are_counted(optimizer: PagedAdamW) -> None:
+    """Nothing is resident that has no state, nor more than fits."""
+    assert optimizer.bytes_resident <= optimizer.resident_bytes
+    assert all(set(MOMENTS) <= set(optimizer.state[p]) for p in optimizer.resident)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError], ids=lambda error: error.__name__)
+@pytest.mark.parametrize("place", ["on_move", "_placed"])
+@pytest.mark.parametrize("call", range(8))
+def test_step_interrupted_anywhere_can_be_followed_by_others(place, call, error):
+    """Stopped at any move, or in the middle of one, counts and residents are right, and later steps go on as always.
+
+    Every parameter then is where some number of whole steps takes it: state is neither lost nor used twice.
+    """
+    optimizer = PagedAdamW(ones(3), lr=0.1, page_bytes=16, resident_bytes=64)
+    step_only(optimizer, 0, 1)
+    calls, real = [], getattr(optimizer, place)
+
+    def failing(*args):
+        calls.append(None)
+        if len(calls) == call + 1:
+            raise error("stopped")
+        return real(*args) if place == "_placed" else None
+
+    setattr(optimizer, place, failing)
+    with pytest.raises(error):
+        for _ in range(2):
+            step_only(optimizer, 0, 1, 2)
+    check_pages_are_counted(optimizer)
+    setattr(optimizer, place, real)
+    watch(optimizer)
+    for _ in range(3):
+        step_only(optimizer, 0, 1, 2)
+        check_pages_are_counted(optimizer)
+    for p in parameters(optimizer):
+        (alone,) = ones(1)
+        wanted = torch.optim.AdamW([alone], lr=0.1, foreach=False)
+        for _ in range(int(optimizer.state[p]["step"])):
+            step_only(wanted, 0)
+        assert_same_bits(p, alone)
+
+
+class Dropping(dict):
+    """A state that loses the next thing put into it: a step interrupted between two lines."""
+
+    def __setitem__(self, key, value):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("before", [(), (0, 1)], ids=["first step", "later"])
+def test_step_interrupted_between_counting_and_placing_can_be_followed_by_others(before):
+    """Pages are counted before they are there; where the state did not follow, the next step finds that out."""
+    optimizer = PagedAdamW(ones(2), page_bytes=16, resident_bytes=32)
+    for which in before:
+        step_only(optimizer, which)
+    state = optimizer.state
+    optimizer.resident.clear()  # all is on the host
+    optimizer.state = Dropping(state)
+    with pytest.raises(KeyboardInterrupt):
+        step_only(optimizer, 0)
+    optimizer.state = state
+    assert numbers_of(optimizer) == [0]
+    watch(optimizer)
+    step_only(optimizer, 0, 1)
+    check_pages_are_counted(optimizer)
+    assert [int(state[p]["step"]) for p in parameters(optimizer)] == [1 + len(before) // 2] * 2
+
+
+def test_closure_that_raises_changes_nothing():
+    """No parameter was stepped, no state made or moved."""
+    optimizer = PagedAdamW(ones(2), page_bytes=16, resident_bytes=32)
+    step_only(optimizer, 0, 1)
+    before = snapshot(optimizer)
+
+    def closure():
+        raise RuntimeError("no loss")
+
+    with pytest.raises(RuntimeError, match="no loss"):
+        optimizer.step(closure)
+    assert snapshot(optimizer) == before
+
+
+@pytest.mark.parametrize("call", range(2))
+def test_load_interrupted_changes_nothing(call):
+    """Stopped while the first or the second state is copied in, the optimizer is as it was."""
+    optimizer = PagedAdamW(ones(2), lr=0.25, page_bytes=16, resident_bytes=32)
+    step_only(optimizer, 0, 1)
+    before, calls, real = snapshot(optimizer), [], optimizer._placed
+
+    def failing(*args):
+        calls.append(None)
+        if len(calls) == call + 1:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    optimizer._placed = failing
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.load_state_dict(saved_state())
+    assert snapshot(optimizer) == before
 
 
 # As an optimizer of torch
@@ -507,6 +710,19 @@ def test_group_can_be_added_later():
     assert len(optimizer.param_groups) == 2
 
 
+def test_group_whose_adding_is_interrupted_is_not_added(monkeypatch):
+    """Whatever stops the check, the optimizer has the groups it had."""
+    optimizer = PagedAdamW(ones(1))
+
+    def stopped(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PagedAdamW, "_check_parameters", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.add_param_group({"params": ones(1)})
+    assert len(optimizer.param_groups) == 1
+
+
 def test_named_parameters_are_accepted():
     """(name, parameter) pairs, as model.named_parameters() gives them, and the names are saved."""
     layer = nn.Linear(2, 3)
@@ -530,7 +746,11 @@ def test_named_parameters_are_accepted():
         ({"page_bytes": 16, "resident_bytes": math.inf}, "resident_bytes is inf; .*None"),
         ({"lr": -0.1}, "lr is -0.1; .*at least 0"),
         ({"lr": math.nan}, "lr is nan"),
-        ({"lr": torch.tensor(0.1)}, "lr is tensor"),
+        ({"lr": torch.tensor(-0.1)}, "lr is tensor"),
+        ({"lr": torch.tensor(math.nan)}, "lr is tensor"),
+        ({"lr": torch.tensor([0.1, 0.2])}, "lr is tensor"),
+        ({"lr": torch.tensor(True)}, "lr is tensor"),
+        ({"eps": torch.tensor(1e-8)}, "eps is tensor"),
         ({"eps": -1e-8}, "eps is -1e-08"),
         ({"weight_decay": -1}, "weight_decay is -1"),
         ({"betas": (1.0, 0.9)}, r"betas is \(1.0, 0.9\)"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from strategies import FLOATS, assert_close, batches, seeds, trained_like
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ from lora_from_scratch import (
     quantize_model,
     trainable_parameters,
 )
+from lora_from_scratch.frozen_product import row_slices
 from lora_from_scratch.lab.llama import LlamaConfig, TinyLlama
 from lora_from_scratch.targets import find_targets
 
@@ -177,18 +178,17 @@ def test_weight_is_what_numpy_decodes(case):
 def test_slices_cover_each_row_once(case):
     """The slices join without a gap from the first row to the last, and each begins with a block."""
     layout = (case.d_out, case.d_in, case.block_size)
-    with case.slices():
-        slices = qlora.row_slices(layout)
+    slices = row_slices(layout, case.rows)
     assert slices[0][0] == 0 and slices[-1][1] == case.d_out
     assert all(a[1] == b[0] for a, b in zip(slices, slices[1:], strict=False))
     assert all(first < last and first * case.d_in % case.block_size == 0 for first, last in slices)
 
 
 def test_slices_are_small():
-    """A slice has no more rows than ROWS where that many hold a block, and else as few as are whole blocks."""
-    assert qlora.row_slices((1000, 64, 64)) == [(0, 256), (256, 512), (512, 768), (768, 1000)]
-    assert qlora.row_slices((300, 3, 4096)) == [(0, 300)]  # 4,096 rows are the fewest whole blocks
-    assert {last - first for first, last in qlora.row_slices((1024, 96, 64))} == {256}  # two rows are three blocks
+    """A slice has no more rows than asked for where that many hold a block, and else as few as are whole blocks."""
+    assert row_slices((1000, 64, 64), 256) == [(0, 256), (256, 512), (512, 768), (768, 1000)]
+    assert row_slices((300, 3, 4096), 256) == [(0, 300)]  # 4,096 rows are the fewest whole blocks
+    assert {last - first for first, last in row_slices((1024, 96, 64), 256)} == {256}  # two rows are three blocks
 
 
 @given(case=drawn())
@@ -635,7 +635,91 @@ def test_from_linear_takes_only_linear_layers(kind):
         NF4Linear.from_linear(layer)
 
 
+class Scaled(nn.Linear):
+    """It inherits from nn.Linear and computes something else."""
+
+    def forward(self, x):
+        return super().forward(2 * x)
+
+
+class Renamed(nn.Linear):
+    """It inherits from nn.Linear and computes the same."""
+
+
+def with_forward_of_its_own():
+    """As some libraries wrap a layer: `forward` of one object is replaced."""
+    linear = nn.Linear(5, 3)
+    inner = linear.forward
+    linear.forward = lambda x: inner(2 * x)
+    return linear
+
+
+@pytest.mark.parametrize(
+    "make, name", [(lambda: Scaled(5, 3), "Scaled"), (with_forward_of_its_own, "Linear")], ids=["class", "object"]
+)
+def test_layer_with_a_forward_of_its_own_is_refused(make, name):
+    """What computes something else than x W' + b is not replaced by what computes that; the type is named."""
+    with pytest.raises(ValueError, match=f"this {name} has a forward of its own.*leave it out"):
+        NF4Linear.from_linear(make())
+
+
+def test_subclass_that_computes_the_same_is_taken():
+    """A subclass that leaves forward as it is may be quantized."""
+    torch.manual_seed(0)
+    linear = Renamed(5, 3)
+    assert torch.equal(NF4Linear.from_linear(linear).weight, decoded_by_numpy(linear))
+
+
+HOOKING = {
+    "forward_hooks": lambda layer: layer.register_forward_hook(lambda *_: None),
+    "forward_pre_hooks": lambda layer: layer.register_forward_pre_hook(lambda *_: None),
+    "backward_hooks": lambda layer: layer.register_full_backward_hook(lambda *_: None),
+    "backward_pre_hooks": lambda layer: layer.register_full_backward_pre_hook(lambda *_: None),
+    "forward_pre_hooks, by weight_norm": lambda layer: nn.utils.weight_norm(layer),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+@pytest.mark.parametrize("kind", HOOKING)
+def test_layer_with_hooks_is_refused_until_they_are_removed(kind):
+    """A hook would be lost without a word: it is named, nothing has changed, and without it the layer is taken."""
+    linear = nn.Linear(5, 3)
+    handle = HOOKING[kind](linear)
+    with pytest.raises(ValueError, match=f"this Linear has {kind.partition(',')[0]}, which would be lost; remove them"):
+        NF4Linear.from_linear(linear)
+    handle.remove() if hasattr(handle, "remove") else nn.utils.remove_weight_norm(linear)
+    assert isinstance(NF4Linear.from_linear(linear), NF4Linear)
+
+
 # Moving
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_dtype_and_device_are_known_without_decoding(dtype, monkeypatch):
+    """`like` has the dtype and the device of `.weight`, holds no value, moves along, and decodes nothing."""
+    layer = layer_of(dtype=torch.float32).to(dtype)
+    assert (layer.like.dtype, layer.like.device) == (layer.weight.dtype, layer.weight.device)
+    monkeypatch.setattr(qlora, "decode_rows", None)
+    assert layer.like.dtype == dtype and layer.like.numel() == 0
+    moved = layer.to("meta")
+    assert moved.like.is_meta and moved.like.dtype == dtype
+
+
+@with_and_without_double
+def test_move_that_fails_rounds_no_constant(double):
+    """A move that is interrupted half way, after the constants, leaves them in float32, to the bit."""
+    layer = layer_of(dtype=torch.float32, double=double)
+    before = bits(layer)
+
+    def halved(tensor):
+        if tensor is layer.layout:  # the buffer after the constants
+            raise KeyboardInterrupt
+        return tensor.half() if tensor.is_floating_point() else tensor
+
+    with pytest.raises(KeyboardInterrupt):
+        layer._apply(halved)
+    after = bits(layer)
+    assert all(after[name] == before[name] for name in before if name != "bias")
 
 
 MOVES = {
@@ -883,6 +967,60 @@ def test_gradient_under_autocast_is_of_full_precision():
     assert_close(x.grad, torch.ones(4, 10) @ layer.weight, tolerance=1e-6)  # ten terms; bfloat16 would err by 1e-3
 
 
+@pytest.mark.parametrize("autocast", [torch.bfloat16, torch.float16], ids=str)
+@given(case=drawn(dtypes=FLOATS))
+@settings(max_examples=20)
+def test_autocast_changes_no_weight(autocast, case):
+    """`.weight` has the same dtype and bits inside autocast as outside."""
+    layer = case.packed()
+    weight = layer.weight
+    with torch.autocast("cpu", autocast), case.slices():
+        inside = layer.weight
+    assert inside.dtype == weight.dtype and torch.equal(inside, weight)
+
+
+@pytest.mark.filterwarnings("error:There is a performance drop")
+@given(case=drawn(), over=st.booleans())
+def test_gradients_of_many_at_once_are_those_of_one_by_one(case, over):
+    """vmap(grad(...)), over any dimension of x, gives what a loop gives: the gradients of x, and of A and B above."""
+    base = case.packed()
+    layer = adapted(base) if over else base
+    factors = {name: p.detach() for name, p in layer.named_parameters() if name in ("A", "B")}
+    xs = torch.stack([case.input(), 2 * case.input() + 1, -case.input()], dim=-2)  # (..., 3, d_in)
+
+    def loss(factors, x):
+        return torch.func.functional_call(layer, factors, (x,)).square().sum()
+
+    one = torch.func.grad(loss, argnums=(0, 1))
+    with case.slices():
+        many = torch.func.vmap(one, in_dims=(None, xs.dim() - 2))(factors, xs)
+        loop = [one(factors, x) for x in xs.unbind(-2)]
+    assert_close(many[1], torch.stack([x for _, x in loop]), "gradient of x", tolerance=1e-11)
+    for name in factors:
+        assert_close(many[0][name], torch.stack([f[name] for f, _ in loop]), name, tolerance=1e-11)
+
+
+def test_jacobian_is_the_weight():
+    """jacrev, a vmap over backward alone, gives the decoded weight."""
+    layer = layer_of(24, 10)
+    with rows_at_a_time(2):
+        jacobian = torch.func.jacrev(layer)(torch.randn(24, dtype=torch.float64))
+    assert_close(jacobian, layer.weight)
+
+
+@with_and_without_double
+def test_vmap_over_layers_is_refused(double):
+    """An ensemble of 4-bit layers under vmap is an error in words, and no wrong number."""
+    layers = [layer_of(double=double), layer_of(double=double)]
+    parameters, buffers = torch.func.stack_module_state(layers)
+
+    def call(parameters, buffers, x):
+        return torch.func.functional_call(layers[0], (parameters, buffers), (x,))
+
+    with pytest.raises(ValueError, match="vmap over several 4-bit layers does not work; call one after the other"):
+        torch.func.vmap(call, in_dims=(0, 0, None))(parameters, buffers, torch.randn(3, 24, dtype=torch.float64))
+
+
 @pytest.mark.filterwarnings("ignore:To copy construct from a tensor")  # torch's, about a constant in its own graph
 @with_and_without_double
 def test_compiles_without_graph_break(double):
@@ -896,6 +1034,24 @@ def test_compiles_without_graph_break(double):
     assert_close(outputs[1].detach(), outputs[0].detach())
     for plain, compiled in zip(*gradients, strict=True):
         assert_close(compiled, plain)
+
+
+@pytest.mark.filterwarnings("ignore:To copy construct from a tensor")
+@with_and_without_double
+@pytest.mark.parametrize("over", [False, True], ids=["alone", "under LoRA"])
+@pytest.mark.parametrize("needs", ["no grad", "frozen x", "x"])
+def test_compiles_with_and_without_gradients(needs, over, double):
+    """One graph, too, where nothing needs a gradient, where only A and B do, and without an adapter."""
+    torch._dynamo.reset()
+    layer = layer_of(24, 10, double=double)
+    layer = adapted(layer) if over else layer
+    x = torch.randn(2, 3, 24, dtype=torch.float64, requires_grad=needs == "x")
+    with rows_at_a_time(4), torch.set_grad_enabled(needs != "no grad"):
+        plain, compiled = layer(x), torch.compile(layer, fullgraph=True, backend="aot_eager")(x)
+    assert_close(compiled.detach(), plain.detach())
+    if needs == "x":
+        slopes = [torch.autograd.grad(h.square().sum(), x)[0] for h in (compiled, plain)]
+        assert_close(*slopes)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

@@ -2,7 +2,7 @@
 
 bitsandbytes on a CPU looks the second-level code of a constant up in a table, and so gets about one in 500 wrong by
 one. Where double quantized layers are compared to the last digits, both hold its codes. Rows here are whole blocks of
-64, since its CPU decoding goes wrong where a row is longer than a block and no multiple of it.
+64, since its CPU decoding goes wrong where a row is longer than a block and no multiple of it, or shorter than one.
 """
 
 import bitsandbytes
