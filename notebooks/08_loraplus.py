@@ -130,8 +130,9 @@ def decaying(groups):
 
 
 optimizers = {
-    "Adam, ε = 1e-30": lambda groups: torch.optim.AdamW(groups, eps=1e-30),  # at ε = 0, A's first step would be 0 / 0
-    "Adam, ε = 1e-8": lambda groups: torch.optim.AdamW(groups, eps=1e-8),
+    # Without weight decay, which AdamW has by default; at ε = 0, A's first step would be 0 / 0.
+    "Adam, ε = 1e-30": lambda groups: torch.optim.AdamW(groups, eps=1e-30, weight_decay=0),
+    "Adam, ε = 1e-8": lambda groups: torch.optim.AdamW(groups, eps=1e-8, weight_decay=0),
     "Adam, weight decay 0.1": decaying,
     "gradient descent": torch.optim.SGD,
 }
