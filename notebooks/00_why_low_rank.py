@@ -35,7 +35,7 @@ from lora_from_scratch.lab.sweep import compare
 from lora_from_scratch.lab.tasks import TASKS, task_ids
 from lora_from_scratch.targets import find_targets
 
-size = preset()
+size = preset().on_one_base()
 results = Results("00_why_low_rank", size)
 base = pretrained(size)
 W0 = {name: layer.weight.detach() for name, layer in find_targets(base, "all-linear").items()}

@@ -27,7 +27,7 @@ from lora_from_scratch.lab.presets import preset
 from lora_from_scratch.lab.pretrain import pretrained
 from lora_from_scratch.lab.sweep import compare
 
-size = preset()
+size = preset().on_one_base()
 results = Results("01_lora_layer", size)
 base = pretrained(size)
 total = count_parameters(base)[1]

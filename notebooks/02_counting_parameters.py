@@ -33,7 +33,7 @@ from lora_from_scratch.lab.pretrain import pretrained
 from lora_from_scratch.lab.sweep import compare
 from lora_from_scratch.targets import find_targets
 
-size = preset()
+size = preset().on_one_base()
 results = Results("02_counting_parameters", size)
 QV = ("q_proj", "v_proj")
 

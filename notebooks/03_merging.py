@@ -35,7 +35,7 @@ from lora_from_scratch.lab.pretrain import pretrained
 from lora_from_scratch.lab.sweep import compare
 from lora_from_scratch.lab.tasks import fixed_windows, task_ids
 
-size = preset()
+size = preset().on_one_base()
 results = Results("03_merging", size)
 base = pretrained(size)
 

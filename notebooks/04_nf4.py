@@ -44,7 +44,7 @@ from lora_from_scratch.lab.pretrain import pretrained
 from lora_from_scratch.lab.tasks import fixed_windows, task_ids
 from lora_from_scratch.targets import find_targets
 
-size = preset()
+size = preset().on_one_base()
 results = Results("04_nf4", size)
 base = pretrained(size)
 weights = {name: m.weight.detach().cpu().numpy().copy() for name, m in find_targets(base, "all-linear").items()}

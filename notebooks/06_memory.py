@@ -35,7 +35,7 @@ from lora_from_scratch.lab.llama import LlamaConfig, TinyLlama
 from lora_from_scratch.lab.presets import preset
 
 torch.set_num_threads(1)
-size = preset()
+size = preset().on_one_base()
 results = Results("06_memory", size)
 METHODS, QV, GB = ("full", "lora", "qlora"), ("q_proj", "v_proj"), 1e9
 PARTS = ("weights", "constants", "gradients", "optimizer", "activations")

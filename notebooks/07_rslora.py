@@ -34,7 +34,7 @@ from lora_from_scratch.lab.pretrain import pretrained
 from lora_from_scratch.lab.sweep import compare
 from lora_from_scratch.lab.workers import carry_out_all
 
-size = preset()
+size = preset().on_one_base()
 results = Results("07_rslora", size)
 width = size.model.hidden_size
 print(f"preset {size.name}: a Llama of width {width}")

@@ -39,7 +39,7 @@ from lora_from_scratch.lab.pretrain import pretrained
 from lora_from_scratch.lab.sweep import compare
 from lora_from_scratch.lab.workers import carry_out_all
 
-size = preset()
+size = preset().on_one_base()
 results = Results("08_loraplus", size)
 before = measure(pretrained(size), "rot13", size)
 print(f"preset {size.name}: width {size.model.hidden_size}; the base stands at {before['task_loss']:.2f} on rot13")

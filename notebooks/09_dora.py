@@ -43,7 +43,7 @@ from lora_from_scratch.lab.pretrain import pretrained
 from lora_from_scratch.lab.sweep import compare
 from lora_from_scratch.targets import find_targets, replace_modules
 
-size = preset()
+size = preset().on_one_base()
 size = replace(size, eval_windows=2 * size.eval_windows)  # the differences here are small, so more text is measured
 results = Results("09_dora", size)
 before = measure(pretrained(size), "rot13", size)

@@ -49,7 +49,7 @@ from lora_from_scratch.lab.watch import at_loss, intruder_counts, watch
 from lora_from_scratch.lab.workers import carry_out_all
 from lora_from_scratch.targets import find_targets
 
-size = preset()
+size = preset().on_one_base()
 results = Results("10_intruder_dimensions", size)
 W0 = {name: layer.weight.detach() for name, layer in find_targets(pretrained(size), "all-linear").items()}
 print(f"preset {size.name}: {len(W0)} matrices of the tiny Llama, {size.model.hidden_size} wide")

@@ -44,7 +44,7 @@ from lora_from_scratch.lab.watch import at_loss, intruder_counts, watch
 from lora_from_scratch.lab.workers import carry_out_all
 from lora_from_scratch.targets import find_targets
 
-size = preset()
+size = preset().on_one_base()
 results = Results("11_forgetting", size)
 seeds = range(1, size.seeds + 1)
 base = measure(pretrained(size), "rot13", size)

@@ -11,6 +11,7 @@ import nbformat
 import pytest
 
 from lora_from_scratch.book import chapters, run
+from lora_from_scratch.lab.cache import meaning
 
 CHAPTER = """\
 # %% [markdown]
@@ -225,3 +226,62 @@ def test_only_what_the_repository_keeps_can_be_committed(tmp_path):
     for preset in ("smoke", "quick"):
         with pytest.raises(SystemExit):
             run.main(["run", "--preset", preset, "--commit"], root=tmp_path)
+
+
+TOLD = """\
+# %% [markdown] rests_on="03.better=reproduced"
+# It ends lower, by {03.better.shown}.
+
+# %%
+1
+"""
+
+
+def results_of(root: Path, verdict: str, shown: str = "0.03") -> None:
+    """Committed results with one row."""
+    path = root / "figures" / "full" / "03_made_up.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = {"better": {"verdict": verdict, "shown": shown, "published": "", "parts": {}}}
+    path.write_text(json.dumps({"figures": {}, "rows": rows, "claims": {}, "provenance": {}}))
+
+
+def test_words_about_an_outcome_are_held_to_the_committed_row(tmp_path):
+    """The number is filled in; a new number makes the words stale, another verdict makes them wrong."""
+    committed = commit_unrun(write(tmp_path, TOLD))
+    results_of(tmp_path, "reproduced")
+    assert chapters.prose(tmp_path) == [] and run.check(tmp_path) == []
+    notebook = nbformat.read(committed, as_version=4)
+    assert notebook.cells[0].source == "It ends lower, by 0.03."
+    assert notebook.cells[0].metadata == {"rests_on": "03.better=reproduced"}
+    results_of(tmp_path, "reproduced", shown="0.04")
+    assert "words" in run.check(tmp_path)[0] and chapters.prose(tmp_path) == []
+    assert "by 0.04." in committed.read_text()
+    results_of(tmp_path, "not settled", shown="0.04")
+    (wrong,) = run.check(tmp_path)
+    assert "rests on 03.better=reproduced, and that row is not settled" in wrong
+
+
+def test_words_that_rest_on_no_row_are_wrong(tmp_path):
+    """A row that is not in the results is named, by the check and where the words would be renewed."""
+    commit_unrun(write(tmp_path, TOLD))
+    assert any("missing from the results" in line for line in run.check(tmp_path))
+    assert "no row 03.better" in chapters.prose(tmp_path)[0]
+
+
+def test_results_of_other_code_are_told_and_do_not_fail_yet(tmp_path, monkeypatch, capsys):
+    """Which files differ; a result that recorded no code says so; the exit status is that of the other checks."""
+    monkeypatch.setattr(run, "ledger", lambda *arguments: [])
+    source = write(tmp_path, "# %%\n1\n")
+    commit_unrun(source)
+    results_of(tmp_path, "reproduced")
+    path = tmp_path / "figures" / "full" / "03_made_up.json"
+    code = tmp_path / "lora_from_scratch" / "lora.py"
+    code.parent.mkdir()
+    code.write_text("x = 1\n")
+    assert run.main(["check"], root=tmp_path) == 0
+    assert "do not record" in capsys.readouterr().out
+    for recorded, told in ((meaning("x = 1  # a word"), False), (meaning("x = 2"), True)):
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps(content | {"provenance": {"modules": {"lora.py": recorded[:12]}}}))
+        assert run.main(["check"], root=tmp_path) == 0
+        assert ("other lora.py" in capsys.readouterr().out) == told

@@ -289,15 +289,21 @@ def test_the_version_is_of_the_code_that_was_imported(tmp_path):
     assert cache.code_version(write_module(tmp_path, "a", MEANINGS[1])) != before
 
 
-def test_a_reload_counts_as_an_import(tmp_path, monkeypatch):
-    """importlib.reload runs the new code, in the same module object."""
+def test_a_module_reloaded_as_other_code_is_refused(tmp_path, monkeypatch):
+    """Whoever took a name from it holds the old one still: the result would be neither code's. Other words are fine."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "reloaded_here.py").write_text(CODE)
     module = importlib.import_module("reloaded_here")
-    before = cache.code_version(module)
+    taken, before = module.f, cache.code_version(module)
     Path(module.__file__).write_text(MEANINGS[1] + "# longer\n")
     importlib.reload(module)
-    assert module.f(1) == -2 and cache.code_version(module) != before
+    assert module.f(1) == -2 and taken.__code__ != module.f.__code__
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="reloaded_here was edited since it was imported; restart"):
+            cache.code_version(module)
+    Path(module.__file__).write_text(WORDS[0] + "# longer still\n")
+    importlib.reload(module)
+    assert cache.code_version(module) == before
 
 
 def test_a_module_edited_before_its_version_was_taken_is_refused(tmp_path):

@@ -21,7 +21,6 @@ BESIDE = {  # what must lie in the folder too
     "dora.py": ["lora.py"],
     "nf4.py": ["nf4_tables.py"],
     "paged.py": ["adamw.py"],
-    "paged.py": ["adamw.py"],
     "qlora.py": ["nf4.py", "nf4_tables.py", "frozen_product.py"],
     "analysis/memory.py": ["analysis/activations.py"],
 }

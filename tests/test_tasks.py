@@ -177,10 +177,10 @@ def test_a_cipher_is_a_task_by_its_name(monkeypatch):
     assert decode(tasks.task_ids("cipher-5", "task")) == tasks.cipher(5)(made_up_text()["task"])
     assert torch.equal(tasks.task_ids("cipher-26", "task"), tasks.task_ids("rot13", "task"))
     assert finetune.Run(task="cipher-5").task == "cipher-5"
-    for wrong in ("cipher-1", "cipher-27", "cipher-", "cipher", "cipher--3", "cipher-2.5"):
+    for wrong in ("cipher-1", "cipher-27", "cipher-", "cipher", "cipher--3", "cipher-2.5", "cipher-²"):
         with pytest.raises(ValueError, match="cipher"):
             finetune.Run(task=wrong)
-    for k in (1, -1, 27, 2.5):
+    for k in (1, -1, 27, 2.5, 2.0):
         with pytest.raises(ValueError, match="cipher moves"):
             tasks.cipher(k)
 

@@ -210,6 +210,26 @@ def test_after_two_interruptions_with_large_answers_the_next_sweep_works(build, 
     assert list(map(losses, carry_out_all(runs, SMALL, workers=2))) == list(map(losses, carried_out(build, 1, runs)))
 
 
+def test_an_interruption_while_the_others_end_after_a_failure_leaves_no_half_read_answer(build, monkeypatch):
+    """The run beside the failed one was under way, its worker in the middle: it is ended, as after any interruption."""
+    before = [workers._worker(i) for i in range(2)]
+
+    class Interrupted(workers.ThreadPoolExecutor):
+        times = 0
+
+        def shutdown(self, **options):
+            Interrupted.times += 1
+            if Interrupted.times == 1:
+                raise KeyboardInterrupt  # as a reader's key does, in the middle of the waiting
+            super().shutdown(**options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(workers, "ThreadPoolExecutor", Interrupted)
+        carry_out_all([FAILING, RUNS[0], RUNS[1]], SMALL, workers=2)
+    assert all(process.poll() is not None for process in before)
+    assert {workers._worker(i).pid for i in range(2)}.isdisjoint({process.pid for process in before})
+
+
 def losses(result: dict) -> tuple:
     return result["losses"], result["task_loss"]
 

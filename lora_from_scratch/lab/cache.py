@@ -68,13 +68,18 @@ def code_version(*modules: ModuleType) -> str:
 
 
 def as_imported(module: ModuleType) -> str:
-    """The meaning of a module, taken once for each time that it was loaded; a reload makes a new spec."""
+    """The meaning of a module, taken once for each time that it was loaded; a reload makes a new spec.
+
+    Raises RuntimeError for one that was edited before, or reloaded as other code: what other modules took from it by
+    `from … import` is what it was, so neither the old hash nor the new one is of all that runs.
+    """
     noted = NOTED.get(module)
     if noted is None or noted[0] is not module.__spec__:
         source = Path(module.__file__).read_text(encoding="utf-8")
-        if not _is_loaded_from(module, source):
+        now = meaning(source)
+        if not _is_loaded_from(module, source) or (noted is not None and noted[1] != now):
             raise RuntimeError(f"{module.__name__} was edited since it was imported; restart Python, and run again")
-        noted = NOTED[module] = (module.__spec__, meaning(source))
+        noted = NOTED[module] = (module.__spec__, now)
     return noted[1]
 
 

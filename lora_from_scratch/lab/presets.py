@@ -9,7 +9,7 @@ The environment variable LORA_PRESET picks one; without it, `gpu` where CUDA is 
 """
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
@@ -40,6 +40,10 @@ class Preset:
     def base_of(self, seed: int) -> int:
         """Which base a run of this seed fine-tunes."""
         return int(seed) % self.bases
+
+    def on_one_base(self) -> "Preset":
+        """The same with one base for all seeds, for a chapter that compares every run with the same weights."""
+        return replace(self, bases=1)
 
     def describe(self) -> dict:
         """The preset as plain numbers, for results and cache keys."""

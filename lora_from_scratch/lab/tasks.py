@@ -11,6 +11,7 @@ import functools
 import math
 import string
 from collections.abc import Callable
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ def cipher(k: int) -> Callable[[str], str]:
     an odd k the last pair and the first letter of the next one go round. A letter that moves at k moves at every larger
     k, and cipher(26) is rot13. Raises ValueError for another k: one letter alone has none to take the place of.
     """
-    if k not in (0, *range(2, 27)):
+    if not isinstance(k, Integral) or k not in (0, *range(2, 27)):
         raise ValueError(f"cipher moves {k!r} letters; it moves 0, or 2 to 26: one alone has no other to change with")
     letters = string.ascii_lowercase
     ring = [letters[i + half] for i in range(13) for half in (0, 13)][:k]  # a n b o c p …
@@ -48,7 +49,7 @@ TASKS: dict[str, Callable[[str], str]] = {
 def transform(task: str) -> Callable[[str], str]:
     """The function of a task: one of TASKS, or "cipher-k" for cipher(k). Raises ValueError for an unknown one."""
     name, _, k = str(task).partition("-")
-    if name == "cipher" and k.isdigit():
+    if name == "cipher" and k.isascii() and k.isdigit():
         return cipher(int(k))
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}; there are {', '.join(TASKS)}, and cipher-2 to cipher-26")

@@ -73,13 +73,17 @@ def _in_processes(runs: Sequence[Run], preset: Preset, workers: int, work: Calla
     pool, idle = ThreadPoolExecutor(workers), [_worker(i) for i in range(workers)]
     everyone = list(idle)
     try:
-        waiting = {pool.submit(_hand_over, idle, work, run, preset): i for i, run in enumerate(runs)}
-        for future in as_completed(waiting):
-            yield waiting[future], future.result()
-    except Exception:  # a run failed: those that wait are not begun, those that are under way end
-        pool.shutdown(cancel_futures=True)
+        try:
+            waiting = {pool.submit(_hand_over, idle, work, run, preset): i for i, run in enumerate(runs)}
+            for future in as_completed(waiting):
+                yield waiting[future], future.result()
+        except Exception:  # a run failed: those that wait are not begun, those that are under way end
+            pool.shutdown(cancel_futures=True)
+            raise
+        pool.shutdown()
+    except Exception:
         raise
-    except BaseException:  # interrupted: a worker in the middle of a run, or of its answer, is of no further use
+    except BaseException:  # interrupted, while it waited after a failure too: a worker in the middle is of no use
         _worker.cache_clear()  # first: a second interruption may come at any line
         for process in everyone:
             process.kill()
@@ -87,7 +91,6 @@ def _in_processes(runs: Sequence[Run], preset: Preset, workers: int, work: Calla
         for process in everyone:
             process.wait()
         raise
-    pool.shutdown()
 
 
 @functools.cache
