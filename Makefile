@@ -8,6 +8,9 @@ PIP_INSTALL := $(PY) -m pip install -qq --disable-pip-version-check --constraint
 CODE := $(wildcard lora_from_scratch tests benchmarks notebooks)
 ONE := $(if $(N),--chapter $(N))
 
+# Threads that spin while they wait cost much time beside any other work.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .DEFAULT_GOAL := help
 .PHONY: help notebooks notebook book prose sync-check test parity bench check lab lint clean
 

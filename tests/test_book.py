@@ -285,3 +285,11 @@ def test_results_of_other_code_are_told_and_do_not_fail_yet(tmp_path, monkeypatc
         path.write_text(json.dumps(content | {"provenance": {"modules": {"lora.py": recorded[:12]}}}))
         assert run.main(["check"], root=tmp_path) == 0
         assert ("other lora.py" in capsys.readouterr().out) == told
+
+
+def test_a_chapter_s_threads_wait_quietly(tmp_path, monkeypatch):
+    """Spinning ones make each step several times as long beside a browser; the kernel hears of it before torch does."""
+    seen = {}
+    monkeypatch.setattr(run, "execute", lambda notebook, environment, folder: seen.update(environment))
+    run.run_chapter(write(tmp_path, "# %%\n1\n"), "smoke", False, tmp_path)
+    assert seen["OMP_WAIT_POLICY"] == "PASSIVE" and seen["LORA_PRESET"] == "smoke"

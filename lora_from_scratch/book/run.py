@@ -64,7 +64,8 @@ def run_chapter(source: Path, size: str, commit: bool, root: Path) -> str | None
     except ValueError as error:
         return str(error)
     environment = {name: value for name, value in os.environ.items() if name not in ("MPLBACKEND", "LORA_PROGRESS")}
-    environment |= {"LORA_PRESET": size, "LORA_OUT": str(figures)}
+    # PASSIVE, before torch is loaded: threads that spin while they wait cost much time beside any other work.
+    environment |= {"LORA_PRESET": size, "LORA_OUT": str(figures), "OMP_WAIT_POLICY": "PASSIVE"}
     if os.isatty(2):  # progress is drawn straight on the terminal, past the outputs
         environment["LORA_PROGRESS"] = os.ttyname(2)
     failure = execute(notebook, environment, root)

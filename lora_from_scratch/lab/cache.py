@@ -105,7 +105,7 @@ def canonical(value: object) -> object:
         return {key: entries[key] for key in sorted(entries)}
     if isinstance(value, (list, tuple)):
         return [canonical(entry) for entry in value]
-    if isinstance(value, Real) and not isinstance(value, (bool, Integral)):
+    if isinstance(value, Real) and not isinstance(value, Integral):
         return int(value) if float(value).is_integer() else float(value)
     return value
 
