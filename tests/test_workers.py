@@ -13,7 +13,7 @@ import pytest
 from test_tasks import made_up_text, use_made_up_text
 
 from lora_from_scratch import AdapterConfig
-from lora_from_scratch.lab import corpus, train, watch, workers
+from lora_from_scratch.lab import chain, corpus, train, watch, workers
 from lora_from_scratch.lab.finetune import Run, carry_out
 from lora_from_scratch.lab.llama import LlamaConfig
 from lora_from_scratch.lab.presets import PRESETS, Preset
@@ -250,3 +250,11 @@ def test_bases_are_made_before_the_runs_that_need_them_and_once_each(build):
     before = len(list((build / "cache").glob("base-*")))
     carry_out_all([Run(seed=seed) for seed in (4, 5)], sizes, workers=2)
     assert len(list((build / "cache").glob("base-*"))) == before
+
+
+def test_a_chain_of_runs_is_work_too(build):
+    """learn_in_turn takes several runs, which start from the base of the first one's seed."""
+    turns = [(Run(adapter=ADAPTER, seed=1), Run(adapter=ADAPTER, task="upper"))]
+    (found,) = carry_out_all(turns, replace(SMALL, bases=2), 2, chain.learn_in_turn)
+    assert found["losses"] == chain.learn_in_turn(turns[0], replace(SMALL, bases=2))["losses"]
+    assert found["losses"] != chain.learn_in_turn(turns[0], SMALL)["losses"]

@@ -33,11 +33,15 @@ def carry_out_all(
     """The results of `runs`, in their order. Raises RuntimeError, with the worker's words, if one fails.
 
     `work(run, preset)` is what is done with each; without it, `carry_out`. It travels as a pickle, so it is a function
-    of a module, such as `watch.watch`, or a functools.partial of one.
+    of a module, such as `watch.watch`, or a functools.partial of one. For a work that takes several runs in turn, a
+    run is a sequence of them.
     """
     work = work or carry_out
     workers = workers or preset.workers or cores()
-    bases = [Run(seed=base) for base in sorted({preset.base_of(run.seed) for run in runs})]
+    firsts = (
+        run if isinstance(run, Run) else run[0] for run in runs
+    )  # a chain of runs starts from its first one's base
+    bases = [Run(seed=base) for base in sorted({preset.base_of(run.seed) for run in firsts})]
     _all(bases, preset, workers, make_base, "bases")  # once, before two workers look for the same one
     results = _all(runs, preset, workers, work, "training runs")
     SECONDS.extend(result["seconds"] for result in results)
