@@ -791,47 +791,16 @@ else:
 
 
 # %%
+from lora_from_scratch.book.checks import ch10 as check
+
+
 def my_intruders(W0, W1, k, epsilon):
     U0 = torch.linalg.svd(W0, full_matrices=False).U
     U1 = torch.linalg.svd(W1 - W0, full_matrices=False).U  # change this
     return [j for j in range(k) if (U0.T @ U1[:, j]).abs().max() < epsilon]
 
 
-# %%
-def slip(which):
-    """What a usual mistake gives, as a function like yours."""
-
-    def wrong(W0, W1, k, epsilon):
-        U0, _, V0t = torch.linalg.svd(W0, full_matrices=False)
-        U1, _, V1t = torch.linalg.svd(W1 - W0 if which == "delta" else W1, full_matrices=False)
-        cosines = V0t @ V1t.T if which == "right" else U0.T @ U1
-        cosines = cosines if which == "signed" else cosines.abs()
-        best = {"same place": cosines.diagonal(), "leading": cosines[:k].amax(0)}.get(which, cosines.amax(0))
-        return [j for j in range(k) if best[j] < epsilon]
-
-    return wrong
-
-
-# %%
-SLIPS = {
-    "delta": "it looks at the vectors of ΔW; intruders are vectors of W1 = W0 + ΔW",
-    "signed": "the cosines need their absolute value: a vector and its opposite are the same direction",
-    "same place": "each vector is compared with one vector of W0; compare it with all of them",
-    "leading": "it compares with the leading vectors of W0 alone; compare with all of them",
-    "right": "these are the right vectors; the definition takes the left ones",
-}
-torch.manual_seed(4)
-tall = torch.randn(40, 30).double() @ torch.diag(torch.linspace(3, 0.2, 30)).double()
-tuned_tall = tall + 8 * torch.randn(40, 2).double() @ torch.randn(2, 30).double() / 8
-asked = [(tall, tuned_tall, 10, e) for e in (0.4, 0.5, 0.6)]
-got = [my_intruders(*question) for question in asked]
-if got == [intruder_dimensions(*question) for question in asked]:
-    print("Right.")
-else:
-    known = [words for which, words in SLIPS.items() if got == [slip(which)(*question) for question in asked]]
-    print(
-        "Not yet:", known[0] if known else f"for ε = 0.5 it should give {intruder_dimensions(*asked[1])}, got {got[1]}"
-    )
+print(check.check_intruders(my_intruders))
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -849,25 +818,16 @@ else:
 # intruder, and not by a multiple of `W0`.
 
 # %%
+tall, _ = check.weights()  # W0, (40, 30)
 my_delta = 3 * torch.randn_like(tall)  # change this
-
-# %%
-relative = (my_delta.norm() / tall.norm()).item()
-made = intruder_dimensions(tall, tall + my_delta)
-multiple = F.cosine_similarity(my_delta.flatten(), tall.flatten(), dim=0).abs().item() > 0.999
-if relative < 0.5:
-    print(f"Not yet: it changes W0 by {relative:.0%} of its norm only.")
-elif multiple:
-    print("Not yet: that is a multiple of W0.")
-else:
-    print("Right." if not made else f"Not yet: {len(made)} intruders. Use the vectors that W0 has.")
+print(check.check_delta(my_delta))
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
 # ```python
 # U, s, Vt = torch.linalg.svd(tall, full_matrices=False)
-# my_delta = 2 * s[0] * torch.outer(U[:, 0], Vt[0])  # any mixture of u_i v_iᵀ of W0 will do
+# my_delta = 2 * s[0] * torch.outer(U[:, 0], Vt[0])  # u_i v_iᵀ of W0, which stays its leading pair
 # ```
 #
 # </details>
@@ -878,10 +838,7 @@ else:
 
 # %%
 my_width = 4  # change this
-
-# %%
-widths = {4: "that is 1/ε; the squares sum to 1", 16: "there the likeness is at least 0.25, and it has to be below"}
-print("Right." if my_width == 17 else f"Not yet: {widths.get(my_width, '1/sqrt(n) has to be below ε')}.")
+print(check.check_width(my_width))
 
 # %% [markdown]
 # <details><summary>Solution</summary>

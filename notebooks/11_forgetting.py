@@ -841,52 +841,14 @@ print(stats.table(["remedy", "order", "earlier tasks", "last task"], rows))
 
 
 # %%
+from lora_from_scratch.book.checks import ch11 as check
+
+
 def my_shrink(W0, W1, c):
     return W0 + c * (W1 - W0)  # change this
 
 
-# %%
-def wrongly(which, W0, W1, c):
-    """What a usual mistake gives."""
-    U, s, Vt = torch.linalg.svd(W1 if which != "of ΔW" else W1 - W0, full_matrices=False)
-    places = intruder_dimensions(W0, W1)
-    if which == "the rest":
-        places = [i for i in range(len(s)) if i not in places]
-    by = {"c subtracted": -c, "only the rest": -1, "only these": None}.get(which, c - 1)
-    piece = (U[:, places] * s[places]) @ Vt[places]
-    return c * piece if by is None else W1 + by * piece
-
-
-SLIPS = {
-    "c subtracted": "it subtracts c of the intruders instead of 1 - c: with c = 1 nothing should change",
-    "only the rest": "the intruders are gone altogether; c of each should stay",
-    "only these": "only the intruders are left; the rest of W1 belongs to the weight too",
-    "of ΔW": "the directions are those of ΔW; intruders are directions of W1",
-    "the rest": "it shrinks everything but the intruders",
-}
-# %%
-torch.manual_seed(5)
-small = torch.randn(40, 30).double() @ torch.diag(torch.linspace(3, 0.2, 30)).double()
-moved = small + torch.randn(40, 2).double() @ torch.randn(2, 30).double()
-wanted = [scale_directions(moved, intruder_dimensions(small, moved), c) for c in (0.75, 0.3)]
-mine = [my_shrink(small, moved, c) for c in (0.75, 0.3)]
-
-
-def agree(some, other):
-    return all(a.shape == b.shape and torch.allclose(a, b, atol=1e-8) for a, b in zip(some, other, strict=True))
-
-
-if not all(isinstance(w, torch.Tensor) and w.shape == moved.shape for w in mine):
-    print("Not yet: return a weight of the shape of W1.")
-elif agree(mine, wanted):
-    print("Right.")
-elif agree(mine, [small + c * (moved - small) for c in (0.75, 0.3)]):
-    print("Not yet: that shrinks all of ΔW.")
-else:
-    known = [
-        words for which, words in SLIPS.items() if agree(mine, [wrongly(which, small, moved, c) for c in (0.75, 0.3)])
-    ]
-    print("Not yet:", known[0] if known else f"off by {(mine[0] - wanted[0]).abs().max():.2g} at c = 0.75")
+print(check.check_shrink(my_shrink))
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -904,15 +866,10 @@ else:
 # second, at a loss of 2.0 on the task? Read each off on a straight line between two points.
 
 # %%
-first = {"task": [5.0, 2.2, 1.7], "english": [1.4, 3.0, 4.0]}
-second = {"task": [5.0, 2.5, 1.5], "english": [1.4, 3.2, 3.8]}
+print("first: ", check.FIRST)
+print("second:", check.SECOND)
 my_difference = 4.0 - 3.8  # change this
-
-# %%
-right = at_loss(first["task"], first["english"], 2.0) - at_loss(second["task"], second["english"], 2.0)
-hints = {4.0 - 3.8: "that compares the ends", 3.0 - 3.2: "that compares the points before", -right: "turn the sign"}
-hint = [words for value, words in hints.items() if abs(value - my_difference) < 0.005]
-print("Right." if abs(my_difference - right) < 0.005 else f"Not yet: {hint[0] if hint else 'interpolate each alone'}.")
+print(check.check_difference(my_difference))
 
 # %% [markdown]
 # <details><summary>Solution</summary>

@@ -1,0 +1,91 @@
+"""The exercises of chapter 10: finding intruders, changing a weight without one, and the width that one needs."""
+
+import torch
+from torch import Tensor
+
+from lora_from_scratch.analysis.spectra import intruder_dimensions
+from lora_from_scratch.book.checks.common import RIGHT, call, not_yet, number, tensor
+
+
+def weights() -> tuple[Tensor, Tensor]:
+    """A tall W0 (40, 30) and W1 with an update of rank 2 whose vectors are new, in float64."""
+    draw = torch.Generator().manual_seed(5)
+    random = lambda *shape: torch.randn(*shape, generator=draw, dtype=torch.float64)  # noqa: E731
+    tall = random(40, 30) @ torch.diag(torch.linspace(3, 0.2, 30, dtype=torch.float64))
+    return tall, tall + random(40, 2) @ random(2, 30)
+
+
+MISTAKES = {  # the largest likeness of each leading vector, as a usual mistake computes it
+    "it looks at the vectors of ΔW; intruders are vectors of W1 = W0 + ΔW": "delta",
+    "the cosines need their absolute value: a vector and its opposite are one direction": "signed",
+    "each vector is compared with one vector of W0; compare it with all of them": "same place",
+    "it compares with the leading vectors of W0 alone; compare with all of them": "leading",
+    "these are the right vectors; the definition takes the left ones": "right",
+    "rows and columns are exchanged: take the largest cosine over the vectors of W0, not over those of W1": "axis",
+    "an intruder's likeness is *below* ε; these are the vectors that are above it": "above",
+}
+
+
+def wrongly(which: str, W0: Tensor, W1: Tensor, k: int, epsilon: float) -> list[int]:
+    """What a function with that mistake gives."""
+    U0, _, V0t = torch.linalg.svd(W0, full_matrices=False)
+    U1, _, V1t = torch.linalg.svd(W1 - W0 if which == "delta" else W1, full_matrices=False)
+    cosines = V0t @ V1t.T if which == "right" else U0.T @ U1
+    cosines = cosines if which == "signed" else cosines.abs()
+    if which in ("same place", "leading", "axis"):
+        best = {"same place": cosines.diagonal(), "leading": cosines[:k].amax(0), "axis": cosines.amax(1)}[which]
+    else:
+        best = cosines.amax(0)
+    return [j for j in range(k) if (best[j] >= epsilon if which == "above" else best[j] < epsilon)]
+
+
+def check_intruders(function) -> str:
+    """The reader's function of (W0, W1, k, ε): the places of the intruders, as a list, a tensor or an array."""
+    W0, W1 = weights()
+    asked = [(W0, W1, 10, epsilon) for epsilon in (0.4, 0.5, 0.6)]
+    got = []
+    for question in asked:
+        found, problem = call(function, *question)
+        if problem:
+            return problem
+        places = None if found is None else tensor(list(found) if isinstance(found, (set, range)) else found)
+        if places is None or places.dim() > 1:
+            return not_yet("give back the places of the intruders, a list of whole numbers")
+        if places.dtype == torch.bool or (len(places.reshape(-1)) == 10 and set(places.reshape(-1).tolist()) <= {0, 1}):
+            return not_yet("that says for each vector whether it is one; give the places where it is")
+        got.append(sorted(int(place) for place in places.reshape(-1).tolist()))
+    if got == [intruder_dimensions(*question) for question in asked]:
+        return RIGHT
+    for words, which in MISTAKES.items():
+        if got == [wrongly(which, *question) for question in asked]:
+            return not_yet(words)
+    return not_yet(f"for ε = 0.5 it should give {intruder_dimensions(*asked[1])}, and gives {got[1]}")
+
+
+def check_delta(delta) -> str:
+    """A change of W0 by half of its norm or more that makes no intruder and is no multiple of W0."""
+    W0, _ = weights()
+    delta = tensor(delta)
+    if delta is None or delta.shape != W0.shape:
+        return not_yet("give one matrix of the shape of W0, (40, 30)")
+    relative = (delta.norm() / W0.norm()).item()
+    if relative < 0.5:
+        return not_yet(f"it changes W0 by {relative:.0%} of its norm only")
+    if torch.nn.functional.cosine_similarity(delta.flatten(), W0.flatten(), dim=0).abs() > 0.999:
+        return not_yet("that is a multiple of W0")
+    if torch.linalg.matrix_rank(W0 + delta) < 10:
+        return not_yet("it takes away so much of W0 that fewer than ten directions are left to look at")
+    made = intruder_dimensions(W0, W0 + delta)
+    return RIGHT if not made else not_yet(f"{len(made)} intruders: use the vectors that W0 has, u_i with its own v_i")
+
+
+def check_width(answer) -> str:
+    """The smallest width of a square layer in which an intruder at ε = 0.25 can exist: 17."""
+    n = number(answer)
+    if n == 17:
+        return "Right: 1/√16 is 0.25 itself, and the likeness has to be below it."
+    hints = {
+        4: "that is 1/ε; the *squares* of the cosines sum to 1",
+        16: "there it is at least 0.25; it has to be below",
+    }
+    return not_yet(hints.get(n, "1/√n has to be below ε, and n a whole number"))
