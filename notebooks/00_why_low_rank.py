@@ -404,31 +404,15 @@ print("written:", results.save().name)
 
 
 # %%
+from lora_from_scratch.book.checks import ch00 as check
+
+
 def my_cut(matrix, rank):
     """(d_out, d_in) -> the closest matrix of that rank, of the same shape."""
     return None  # your code here
 
 
-def check_cut(function):
-    torch.manual_seed(1)
-    matrix, rank = torch.randn(5, 9, dtype=torch.float64), 3
-    try:
-        got = function(matrix, rank)
-    except RuntimeError as error:
-        return f"the shapes do not fit ({error}): pass full_matrices=False, or cut U and Vᵀ to the rank"
-    if got is None:
-        return "replace `return None` by your code and run the cell again"
-    if getattr(got, "shape", None) != matrix.shape:
-        return "give back one matrix of the shape that came in; svd gives Vᵀ, not V"
-    kept = torch.linalg.matrix_rank(got).item()
-    if kept != rank:
-        return f"the rank is {kept}, not {rank}: how many singular values did you keep?"
-    if torch.isclose((matrix - got).norm(), singular_values(matrix)[rank:].norm()):
-        return "right"
-    return "not the closest: keep the *largest* values, and S must be in it, once and whole"
-
-
-print(check_cut(my_cut))
+print(check.check_cut(my_cut))
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -446,18 +430,7 @@ print(check_cut(my_cut))
 
 # %%
 my_rank = None  # your number here
-
-
-def check_rank(rank):
-    if rank is None:
-        return "fill in a number and run the cell again"
-    if rank != int(rank):
-        return "a rank is a whole number"
-    more, less = rank * (128 + 352) > 128 * 352, (rank - 1) * (128 + 352) <= 128 * 352
-    return "right" if more and less else "too small" if not more else "too large: a smaller rank holds more already"
-
-
-print(check_rank(my_rank))
+print(check.check_rank(my_rank))
 
 # %% [markdown]
 # <details><summary>Solution</summary>

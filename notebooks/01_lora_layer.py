@@ -412,44 +412,15 @@ print("written:", path.name)
 
 
 # %%
+from lora_from_scratch.book.checks import ch01 as check
+
+
 def my_forward(x, base, A, B, alpha, rank):
     """x (..., d_in), base an nn.Linear, A (rank, d_in), B (d_out, rank) -> (..., d_out)."""
     return None  # your code here
 
 
-# %% [markdown]
-# The check for it:
-
-
-# %%
-def check_forward(forward):
-    torch.manual_seed(5)
-    layer = LoRALinear(nn.Linear(6, 6), rank=2, alpha=8).double()
-    nn.init.normal_(layer.B)
-    x = torch.randn(3, 6, dtype=torch.float64)
-    arguments = (layer.base, layer.A, layer.B, layer.alpha, layer.rank)
-    old, update = layer.base(x), layer(x) - layer.base(x)
-    try:
-        got = forward(x, *arguments)
-    except RuntimeError as error:
-        return f"the shapes do not fit: {error}. x has batch dimensions in front: x @ A.T, not A @ x"
-    mistakes = {
-        "alpha is not divided by the rank": old + layer.rank * update,
-        "alpha is divided by the root of the rank: that is rsLoRA": old + layer.rank**0.5 * update,
-        "the scaling is missing": old + update / layer.scaling,
-        "the base's output is missing": update,
-        "the base's output is scaled too": layer.scaling * old + update,
-        "the base's bias is missing": old - layer.bias + update,
-    }
-    if got is None:
-        return "replace `return None` by your code and run the cell again"
-    if torch.allclose(got, old + update):
-        return "right"
-    found = [words for words, wrong in mistakes.items() if torch.allclose(got, wrong)]
-    return found[0] if found else "not yet: check the order of the products and the transposes"
-
-
-print(check_forward(my_forward))
+print(check.check_forward(my_forward))
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -467,21 +438,7 @@ print(check_forward(my_forward))
 
 # %%
 my_count = {"on the output": None, "in the middle": None}  # your two numbers here
-
-
-def check_count(counts):
-    if None in counts.values():
-        return "fill in both numbers and run the cell again"
-    right = {"on the output": 512 * 4096, "in the middle": 512 * 16}
-    wrong = [place for place in right if counts[place] != right[place]]
-    return (
-        "right"
-        if not wrong
-        else f"not yet, {' and '.join(wrong)}: only the multiplications by s count, one for each number that is scaled"
-    )
-
-
-print(check_count(my_count))
+print(check.check_count(my_count))
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -501,37 +458,7 @@ def my_first_update(lr, s, G, A):
     return None  # your code here
 
 
-# %% [markdown]
-# The check for it:
-
-
-# %%
-def check_first_update(function):
-    torch.manual_seed(6)
-    layer = LoRALinear(nn.Linear(7, 5), rank=3, alpha=6).double()
-    x = torch.randn(11, 7, dtype=torch.float64)
-    y = layer(x)
-    y.square().sum().backward()
-    G = (2 * y).T.detach() @ x  # the gradient a full weight would get
-    torch.optim.SGD(layer.parameters(), lr=0.01).step()
-    try:
-        got = function(0.01, layer.scaling, G, layer.A.detach())
-        if got is None:
-            return "replace `return None` by your code and run the cell again"
-        right = layer.delta_weight()
-        slips = {
-            "right": right,
-            "one scaling is missing: s stands in the gradient of B, and again in ΔW": right / layer.scaling,
-            "the sign: a step goes against the gradient": -right,
-            "the learning rate is missing": right / 0.01,
-        }
-        found = [words for words, value in slips.items() if torch.allclose(got, value)]
-        return found[0] if found else "not yet: ΔW is s · B A with the new B"
-    except RuntimeError as error:
-        return f"the shapes do not fit ({error}): ΔW is (d_out, d_in), the new B times A"
-
-
-print(check_first_update(my_first_update))
+print(check.check_first_update(my_first_update))
 
 # %% [markdown]
 # <details><summary>Solution</summary>

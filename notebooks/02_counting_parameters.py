@@ -522,28 +522,15 @@ print("written:", path.name)
 
 
 # %%
+from lora_from_scratch.book.checks import ch02 as check
+
+
 def my_count(shapes, rank):
     """The number of LoRA parameters on matrices of these (out, in) shapes."""
     return None  # your code here
 
 
-def check_count(function):
-    shapes, rank = [(3, 5), (7, 4)], 2
-    got = function(shapes, rank)
-    slips = {
-        2 * (5 + 4): "that is A alone; B has d_out · r numbers more",
-        2 * (3 + 7): "that is B alone; A has r · d_in numbers more",
-        2 * 2 * (5 + 4): "right for square matrices only: d_in and d_out differ here",
-        2 * 2 * (3 + 7): "right for square matrices only: d_in and d_out differ here",
-        2 * (3 * 5 + 7 * 4): "that is r times the full matrix; the sides are added, not multiplied",
-        3 + 5 + 7 + 4: "the rank is missing",
-    }
-    if got is None:
-        return "replace `return None` by your code and run the cell again"
-    return "right" if got == lora_parameters(shapes, rank) else slips.get(got, "not yet: count A and B of each matrix")
-
-
-print(check_count(my_count))
+print(check.check_count(my_count))
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -565,20 +552,7 @@ def my_break_even(d_out, d_in):
     return None  # your code here
 
 
-def check_break_even(function):
-    got = [function(*shape) for shape in [(4096, 4096), (1024, 4096)]]
-    if None in got:
-        return "replace `return None` by your code and run the cell again"
-    if abs(got[0] - 2048) > 1e-9:
-        return "not yet: set r · (d_in + d_out) equal to d_in · d_out and solve for r"
-    return (
-        "right"
-        if abs(got[1] - 819.2) < 1e-9
-        else "right for a square matrix, and not for 1024 × 4096: divide by the sum of the sides, with / and not //"
-    )
-
-
-print(check_break_even(my_break_even))
+print(check.check_break_even(my_break_even))
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -598,21 +572,7 @@ print(check_break_even(my_break_even))
 
 # %%
 my_slip = {"matrices": None, "rank": None}  # "qv" or "qkvo", and the rank that gives 37.7 M
-
-
-def check_slip(answer):
-    if None in answer.values():
-        return "fill in both and run the cell again"
-    if answer["matrices"] not in ("qv", "qkvo"):
-        return f'matrices is {answer["matrices"]!r}; write "qv" or "qkvo"'
-    targets = QV if answer["matrices"] == "qv" else ATTENTION
-    count = lora_parameters(MODELS["GPT-3 175B"].shapes(targets), answer["rank"])
-    if not prints_as(count / 1e6, "37.7"):
-        return f"that rank gives {count / 1e6:.2f} M"
-    return "right" if answer["matrices"] == "qkvo" else "that one is printed correctly; look at the other"
-
-
-print(check_slip(my_slip))
+print(check.check_slip(my_slip))
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -626,30 +586,18 @@ print(check_slip(my_slip))
 #
 # </details>
 #
-# **4. A budget.** You may train at most 20 million parameters on Llama-3-8B, on all linear layers but the head. What
+# **4. A budget.** You may train at most 59 million parameters on Llama-3-8B, on all linear layers but the head. What
 # is the largest rank? (`MODELS["Llama-3-8B"].shapes(ALL_LINEAR)` gives the shapes.)
 
 # %%
 my_rank = None  # your number here
-
-
-def check_rank(rank):
-    if rank is None:
-        return "fill in a number and run the cell again"
-    if rank != int(rank):
-        return "a rank is a whole number, and the budget must not be exceeded"
-    counts = [lora_parameters(llama3.shapes(ALL_LINEAR), int(r)) for r in (rank, rank + 1)]
-    if counts[0] > 20e6:
-        return f"too many: rank {rank} trains {counts[0]:,} (the rank nearest to a budget may exceed it)"
-    return "right" if counts[1] > 20e6 else f"there is room: rank {rank + 1} trains {counts[1]:,}"
-
-
-print(check_rank(my_rank))
+print(check.check_rank(my_rank))
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# One unit of rank costs 2,621,440 parameters, and 20,000,000 / 2,621,440 is 7.6. So 7, which trains 18,350,080.
+# One unit of rank costs 2,621,440 parameters, and 59,000,000 / 2,621,440 is 22.5. So 22, which trains 57,671,680. With
+# `k` and `v` as wide as `q` one would say 20, with the head 21: under a budget each slip costs rank.
 #
 # </details>
 #

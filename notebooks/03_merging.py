@@ -453,44 +453,15 @@ print("written:", results.save().name)
 
 
 # %%
+from lora_from_scratch.book.checks import ch03 as check
+
+
 def my_merge_of_two(first, second):
     """Two LoRALinear on the same base -> W0 + both updates, (d_out, d_in)."""
     return None  # your code here
 
 
-# %% [markdown]
-# The check for it:
-
-
-# %%
-def check_merge_of_two(function):
-    torch.manual_seed(1)
-    linear = nn.Linear(6, 5).double()
-    first, second = LoRALinear(linear, 2, 4), LoRALinear(linear, 2, 8)
-    for one in (first, second):
-        nn.init.normal_(one.B)
-    try:
-        got = function(first, second)
-        if got is None:
-            return "replace `return None` by your code and run the cell again"
-        one, two, w0 = first.delta_weight(), second.delta_weight(), linear.weight
-        if torch.allclose(got, w0 + one + two):
-            return "right"
-        slips = {
-            "W0 is in it twice: `weight` of an adapted layer holds the base already": 2 * w0 + one + two,
-            "W0 is missing": one + two,
-            "the scalings are missing": w0 + one / first.scaling + two / second.scaling,
-            "only the first update arrived": w0 + one,
-            "the mean is not the sum": w0 + (one + two) / 2,
-            "(B1 + B2)(A1 + A2) has mixed terms": w0 + first.scaling * (first.B + second.B) @ (first.A + second.A),
-        }
-        found = [words for words, wrong in slips.items() if torch.allclose(got, wrong)]
-        return found[0] if found else "not yet: each update has its own scaling, and B1 goes with A1 alone"
-    except (RuntimeError, TypeError, AttributeError) as error:
-        return f"give back a float64 tensor of shape (5, 6), not a layer: {error}"
-
-
-print(check_merge_of_two(my_merge_of_two))
+print(check.check_merge_of_two(my_merge_of_two))
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -508,21 +479,7 @@ print(check_merge_of_two(my_merge_of_two))
 
 # %%
 my_weights = {"three merges": None, "one merge": None}  # your numbers here
-
-
-def check_weights(answers):
-    if None in answers.values():
-        return "fill in both numbers and run the cell again"
-    three = torch.tensor(1.0, dtype=torch.float16)
-    for _ in range(3):
-        three = three + 0.0004
-    right = {"three merges": three.item(), "one merge": torch.tensor(1.0012, dtype=torch.float16).item()}
-    wrong = [way for way in right if abs(answers[way] - right[way]) > 1e-4]
-    hint = "below half the gap above 1, which is 2⁻¹¹ = 0.00049, nothing arrives; above, the nearest neighbour does"
-    return "right" if not wrong else f"not yet, {' and '.join(wrong)}: {hint}"
-
-
-print(check_weights(my_weights))
+print(check.check_weights(my_weights))
 
 # %% [markdown]
 # <details><summary>Solution</summary>

@@ -31,6 +31,227 @@ def likeness(W0, W1):
     return (svd(W0).U.T @ svd(W1).U).abs()
 
 
+# Chapters 00 to 03
+
+ANSWERS: list[tuple[str, str, object, str]] = []  # chapter, check, answer, what the reader is told
+
+
+def cut(left=slice(0, 3), sizes: Callable = lambda s: s, right=None) -> Callable:
+    def answer(matrix, rank):
+        u, s, vt = svd(matrix)
+        return (u[:, left] * sizes(s[left])) @ vt[right or left]
+
+    return answer
+
+
+def numpy_cut(matrix, rank):
+    u, s, vt = np.linalg.svd(np.asarray(matrix), full_matrices=False)
+    return (u[:, :rank] * s[:rank]) @ vt[:rank]
+
+
+def transposed_cut(matrix, rank):
+    u, s, vt = torch.linalg.svd(matrix)
+    return (u[:, :rank] * s[:rank]) @ vt[:, :rank].T
+
+
+def uncut_shapes(matrix, rank):
+    u, s, vt = torch.linalg.svd(matrix)
+    return u @ torch.diag(s) @ vt
+
+
+ANSWERS += [
+    ("00", "check_cut", cut(), "Right"),
+    ("00", "check_cut", numpy_cut, "Right"),
+    ("00", "check_cut", lambda m, r: None, "write your answer"),
+    ("00", "check_cut", transposed_cut, "its *rows*"),
+    ("00", "check_cut", uncut_shapes, "full_matrices=False"),
+    ("00", "check_cut", cut(sizes=lambda s: 1.0), "missing: S must be in it"),
+    ("00", "check_cut", cut(sizes=lambda s: s**2), "in it twice"),
+    ("00", "check_cut", cut(sizes=lambda s: s**0.5), "only their roots"),
+    ("00", "check_cut", cut(slice(2, 5)), "smallest singular values"),
+    ("00", "check_cut", lambda m, r: m, "nothing is cut off"),
+    ("00", "check_cut", lambda m, r: m - cut()(m, r), "what is left"),
+    ("00", "check_cut", cut(slice(0, 2)), "the rank is 2, not 3"),
+    ("00", "check_cut", cut(right=slice(1, 4)), "must belong together"),
+    ("00", "check_cut", lambda m, r: cut()(m, r).T, "the shape that came in"),
+    ("00", "check_cut", raises, "KeyError"),
+    ("00", "check_rank", 94, "Right"),
+    ("00", "check_rank", 94.0, "Right"),
+    ("00", "check_rank", np.int64(94), "Right"),
+    ("00", "check_rank", torch.tensor(94), "Right"),
+    ("00", "check_rank", "94", "Right"),
+    ("00", "check_rank", None, "write your answer"),
+    ("00", "check_rank", 93, "is rounded up"),
+    ("00", "check_rank", 93.87, "round up"),
+    ("00", "check_rank", 64, "square matrix"),
+    ("00", "check_rank", 128, "long before"),
+    ("00", "check_rank", 95, "too large"),
+    ("00", "check_rank", 10, "too small"),
+    ("00", "check_rank", "many", "a whole number"),
+]
+
+
+def forward(scale=lambda a, r: a / r, base=True, swap=False, bias=True, sign=1, scale_base=False) -> Callable:
+    def answer(x, layer, A, B, alpha, rank):
+        s, update = scale(alpha, rank), (x @ B) @ A if swap else (x @ A.T) @ B.T
+        old = (s if scale_base else 1) * (layer(x) if bias else x @ layer.weight.T) * base
+        return old + sign * s * update
+
+    return answer
+
+
+def first_update(lr, s, G, A):
+    return -lr * s * s * G @ A.T @ A
+
+
+ANSWERS += [
+    ("01", "check_forward", forward(), "Right"),
+    ("01", "check_forward", lambda *a: forward()(*a).detach().numpy(), "Right"),
+    ("01", "check_forward", lambda *a: None, "write your answer"),
+    ("01", "check_forward", forward(lambda a, r: a), "not divided by the rank"),
+    ("01", "check_forward", forward(lambda a, r: r / a), "upside down"),
+    ("01", "check_forward", forward(lambda a, r: a / r**0.5), "that is rsLoRA"),
+    ("01", "check_forward", forward(lambda a, r: 1), "scaling is missing"),
+    ("01", "check_forward", forward(base=False), "output is missing"),
+    ("01", "check_forward", forward(scale_base=True), "scaled too"),
+    ("01", "check_forward", forward(bias=False), "bias is missing"),
+    ("01", "check_forward", forward(swap=True), "exchanged"),
+    ("01", "check_forward", forward(sign=-1), "subtracted"),
+    ("01", "check_forward", lambda x, base, A, B, a, r: base(x) + B @ (A @ x), "x @ A.T"),
+    ("01", "check_forward", lambda x, base, A, B, a, r: base(x) * 3, "order of the products"),
+    ("01", "check_forward", lambda x, base, A, B, a, r: x[0], "give back the output"),
+    ("01", "check_forward", raises, "KeyError"),
+    ("01", "check_count", {"on the output": 512 * 4096, "in the middle": 512 * 16}, "Right"),
+    ("01", "check_count", {"on the output": "2,097,152", "in the middle": np.int64(8192)}, "Right"),
+    ("01", "check_count", {"on the output": None, "in the middle": None}, "write your answer"),
+    ("01", "check_count", {"on the output": 4096, "in the middle": 16}, "one token"),
+    ("01", "check_count", {"on the output": 8192, "in the middle": 2097152}, "exchanged"),
+    ("01", "check_count", {"on the output": 2097152, "in the middle": 1}, "in the middle: only"),
+    ("01", "check_count", 7, "both numbers"),
+    ("01", "check_first_update", first_update, "Right"),
+    ("01", "check_first_update", lambda lr, s, G, A: first_update(lr, s, G, A).numpy(), "Right"),
+    ("01", "check_first_update", lambda lr, s, G, A: first_update(lr, s, G, A) / s, "one scaling is missing"),
+    ("01", "check_first_update", lambda lr, s, G, A: first_update(lr, s, G, A) / s / s, "both scalings"),
+    ("01", "check_first_update", lambda lr, s, G, A: -first_update(lr, s, G, A), "against the gradient"),
+    ("01", "check_first_update", lambda lr, s, G, A: -first_update(lr, s, G, A) / s, "the sign, and one scaling"),
+    ("01", "check_first_update", lambda lr, s, G, A: first_update(1, s, G, A), "learning rate is missing"),
+    ("01", "check_first_update", lambda lr, s, G, A: -lr * G, "full fine-tuning's step"),
+    ("01", "check_first_update", lambda lr, s, G, A: A @ G, "shapes do not fit"),
+    ("01", "check_first_update", lambda lr, s, G, A: G.T, "ΔW is (d_out, d_in)"),
+    ("01", "check_first_update", lambda lr, s, G, A: 7 * G, "with the new B"),
+    ("01", "check_first_update", lambda lr, s, G, A: None, "write your answer"),
+    ("01", "check_first_update", raises, "KeyError"),
+    ("02", "check_count", lambda shapes, r: r * sum(a + b for a, b in shapes), "Right"),
+    ("02", "check_count", lambda shapes, r: np.int64(r * sum(a + b for a, b in shapes)), "Right"),
+    ("02", "check_count", lambda shapes, r: r * sum(b for a, b in shapes), "A alone"),
+    ("02", "check_count", lambda shapes, r: r * sum(a for a, b in shapes), "B alone"),
+    ("02", "check_count", lambda shapes, r: 2 * r * sum(b for a, b in shapes), "square matrices only"),
+    ("02", "check_count", lambda shapes, r: 2 * r * sum(a for a, b in shapes), "square matrices only"),
+    ("02", "check_count", lambda shapes, r: r * sum(a * b for a, b in shapes), "added, not multiplied"),
+    ("02", "check_count", lambda shapes, r: sum(a * b for a, b in shapes), "the full matrices"),
+    ("02", "check_count", lambda shapes, r: sum(a + b for a, b in shapes), "rank is missing"),
+    ("02", "check_count", lambda shapes, r: r * sum(shapes[0]), "only the first"),
+    ("02", "check_count", lambda shapes, r: r * sum(shapes[-1]), "only the last"),
+    ("02", "check_count", lambda shapes, r: 1, "count A and B"),
+    ("02", "check_count", lambda shapes, r: "many", "one number"),
+    ("02", "check_count", lambda shapes, r: None, "write your answer"),
+    ("02", "check_count", raises, "KeyError"),
+    ("02", "check_break_even", lambda a, b: a * b / (a + b), "Right"),
+    ("02", "check_break_even", lambda a, b: 1 / (1 / a + 1 / b), "Right"),
+    ("02", "check_break_even", lambda a, b: a * b // (a + b), "with /, and not //"),
+    ("02", "check_break_even", lambda a, b: min(a, b) / 2, "sum of the sides"),
+    ("02", "check_break_even", lambda a, b: a / 2, "sum of the sides"),
+    ("02", "check_break_even", lambda a, b: (a + b) / 4, "sum of the sides"),
+    ("02", "check_break_even", lambda a, b: a * b, "solve for r"),
+    ("02", "check_break_even", lambda a, b: None, "write your answer"),
+    ("02", "check_break_even", raises, "KeyError"),
+    ("02", "check_slip", {"matrices": "qkvo", "rank": 4}, "Right"),
+    ("02", "check_slip", {"matrices": "qkvo", "rank": np.int64(4)}, "Right"),
+    ("02", "check_slip", {"matrices": "qkvo", "rank": "4"}, "Right"),
+    ("02", "check_slip", {"matrices": "qkvo", "rank": 2}, "18.87 M"),
+    ("02", "check_slip", {"matrices": "qv", "rank": 8}, "printed correctly"),
+    ("02", "check_slip", {"matrices": "q", "rank": 8}, 'write "qv"'),
+    ("02", "check_slip", {"matrices": "qv", "rank": "eight"}, "a whole number"),
+    ("02", "check_slip", {"matrices": None, "rank": None}, "write your answer"),
+    ("02", "check_slip", None, "give both"),
+    ("02", "check_rank", 22, "Right"),
+    ("02", "check_rank", np.int64(22), "Right"),
+    ("02", "check_rank", torch.tensor(22), "Right"),
+    ("02", "check_rank", "22", "Right"),
+    ("02", "check_rank", 20, "not as wide as q"),
+    ("02", "check_rank", 21, "head is counted"),
+    ("02", "check_rank", 23, "may exceed it"),
+    ("02", "check_rank", 22.5, "whole number"),
+    ("02", "check_rank", 69, "attention alone"),
+    ("02", "check_rank", 8, "there is room"),
+    ("02", "check_rank", None, "write your answer"),
+    ("02", "check_rank", -1, "from 1 up"),
+]
+
+
+def merged(of: Callable) -> Callable:
+    return lambda a, b: of(a.base.weight, a, b).detach()
+
+
+ANSWERS += [
+    ("03", "check_merge_of_two", merged(lambda w, a, b: w + a.delta_weight() + b.delta_weight()), "Right"),
+    ("03", "check_merge_of_two", merged(lambda w, a, b: a.weight + b.weight - w), "Right"),
+    ("03", "check_merge_of_two", lambda a, b: merged(lambda w, a, b: a.weight + b.weight - w)(a, b).numpy(), "Right"),
+    ("03", "check_merge_of_two", merged(lambda w, a, b: a.weight + b.weight), "W0 is in it twice"),
+    ("03", "check_merge_of_two", merged(lambda w, a, b: a.delta_weight() + b.delta_weight()), "W0 is missing"),
+    ("03", "check_merge_of_two", merged(lambda w, a, b: w + a.B @ a.A + b.B @ b.A), "scalings are missing"),
+    (
+        "03",
+        "check_merge_of_two",
+        merged(lambda w, a, b: w + a.scaling * (a.B @ a.A + b.B @ b.A)),
+        "first one's scaling",
+    ),
+    (
+        "03",
+        "check_merge_of_two",
+        merged(lambda w, a, b: w + b.scaling * (a.B @ a.A + b.B @ b.A)),
+        "second one's scaling",
+    ),
+    ("03", "check_merge_of_two", merged(lambda w, a, b: a.weight), "only the first"),
+    ("03", "check_merge_of_two", merged(lambda w, a, b: b.weight), "only the second"),
+    ("03", "check_merge_of_two", merged(lambda w, a, b: (a.weight + b.weight) / 2), "mean is not the sum"),
+    *(
+        (
+            "03",
+            "check_merge_of_two",
+            merged(lambda w, a, b, s=s: w + s(a, b) * (a.B + b.B) @ (a.A + b.A)),
+            "mixed terms",
+        )
+        for s in (lambda a, b: 1, lambda a, b: a.scaling, lambda a, b: b.scaling)
+    ),
+    (
+        "03",
+        "check_merge_of_two",
+        merged(lambda w, a, b: w + (a.scaling * a.B + b.scaling * b.B) @ (a.A + b.A)),
+        "mixed terms",
+    ),
+    ("03", "check_merge_of_two", merged(lambda w, a, b: (a.weight + b.weight - w).T), "transposed"),
+    ("03", "check_merge_of_two", lambda a, b: a.merge(), "not a layer"),
+    ("03", "check_merge_of_two", lambda a, b: 7, "tensor of shape (5, 6)"),
+    ("03", "check_merge_of_two", merged(lambda w, a, b: 3 * w), "B1 goes with A1 alone"),
+    ("03", "check_merge_of_two", lambda a, b: a.A @ b.B, "RuntimeError"),
+    ("03", "check_merge_of_two", lambda a, b: None, "write your answer"),
+    ("03", "check_weights", {"three merges": 1.0, "one merge": 1 + 2**-10}, "Right"),
+    ("03", "check_weights", {"three merges": 1, "one merge": "1.0009765625"}, "Right"),
+    ("03", "check_weights", {"three merges": torch.tensor(1.0), "one merge": np.float16(1.0012)}, "Right"),
+    ("03", "check_weights", {"three merges": 1.0012, "one merge": 1.0009765625}, "rounded to float16 before"),
+    ("03", "check_weights", {"three merges": 1.0009765625, "one merge": 1.0009765625}, "each is rounded away"),
+    ("03", "check_weights", {"three merges": 1.0, "one merge": 1.0012}, "1.0012 is no float16"),
+    ("03", "check_weights", {"three merges": 1.0, "one merge": 1.0009}, "to its last digit"),
+    ("03", "check_weights", {"three merges": 1.0, "one merge": 1.00107}, "to its last digit"),
+    ("03", "check_weights", {"three merges": 1.0, "one merge": 1.0}, "so it arrives"),
+    ("03", "check_weights", {"three merges": 2.0, "one merge": 3.0}, "the nearest neighbour does"),
+    ("03", "check_weights", {"three merges": None, "one merge": None}, "write your answer"),
+    ("03", "check_weights", {"three merges": "one", "one merge": 1}, "two numbers"),
+    ("03", "check_weights", 1.0, "both numbers"),
+]
+
+
 # Chapter 10
 
 
@@ -49,7 +270,7 @@ def full_svd(W0, W1, k):
 
 TALL = importlib.import_module("lora_from_scratch.book.checks.ch10").weights()[0]
 U, S, Vt = svd(TALL)
-ANSWERS: list[tuple[str, str, object, str]] = [  # chapter, check, answer, what the reader is told
+ANSWERS += [
     ("10", "check_intruders", intruders(lambda a, b, k: likeness(a, b).amax(0)), "Right"),
     ("10", "check_intruders", intruders(lambda a, b, k: likeness(a, b).amax(0), form=np.array), "Right"),
     ("10", "check_intruders", intruders(lambda a, b, k: likeness(a, b).amax(0), form=torch.tensor), "Right"),

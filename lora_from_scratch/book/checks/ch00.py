@@ -1,0 +1,70 @@
+"""The exercises of chapter 00: the closest matrix of a rank, and the rank at which factors stop paying."""
+
+import torch
+from torch import Tensor
+
+from lora_from_scratch.book.checks.common import RIGHT, STUB, call, not_yet, number, same, tensor
+
+
+def _matrix() -> Tensor:
+    return torch.randn(5, 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def check_cut(function) -> str:
+    """The reader's function of (matrix, rank): the closest matrix of that rank, as a tensor or an array."""
+    matrix, rank = _matrix(), 3
+    found, problem = call(function, matrix, rank)
+    if "full_matrices" not in problem and "RuntimeError" in problem:
+        return not_yet("the shapes do not fit: pass full_matrices=False, or cut U and Vᵀ to the rank")
+    if problem or found is None:
+        return problem or STUB
+    got = tensor(found)
+    if got is None or got.shape != matrix.shape:
+        return not_yet("give back one matrix of the shape that came in, (5, 9)")
+    U, S, Vt = torch.linalg.svd(matrix, full_matrices=False)
+    full = torch.linalg.svd(matrix).Vh
+    pieces = lambda places, sizes: (U[:, places] * sizes) @ Vt[places]  # noqa: E731
+    first = list(range(rank))
+    right = pieces(first, S[:rank])
+    if same(got, right):
+        return RIGHT
+    last = list(range(5 - rank, 5))
+    mistakes = {
+        "svd gives Vᵀ, not V: its *rows* are the right vectors, so take Vt[:r], and no transpose": (
+            (U[:, :rank] * S[:rank]) @ full[:, :rank].T
+        ),
+        "the singular values are missing: S must be in it, once": pieces(first, 1.0),
+        "the singular values are in it twice": pieces(first, S[:rank].square()),
+        "only their roots are in it: each factor holds a root, and the product both": pieces(first, S[:rank].sqrt()),
+        "these are the smallest singular values; keep the largest": pieces(last, S[last]),
+        "nothing is cut off: keep the first r": matrix,
+        "that is what the cut takes away; give what is left": matrix - right,
+    }
+    for words, wrong in mistakes.items():
+        if same(got, wrong):
+            return not_yet(words)
+    kept = int(torch.linalg.matrix_rank(got, rtol=1e-9))
+    if kept != rank:
+        return not_yet(f"the rank is {kept}, not {rank}: how many singular values did you keep?")
+    return not_yet("the rank is right, and another matrix of that rank is closer: U, S and Vᵀ must belong together")
+
+
+def check_rank(answer) -> str:
+    """The rank from which on the factors of a 128 × 352 matrix hold more numbers than it: 94."""
+    if answer is None:
+        return STUB
+    rank = number(answer)
+    if rank is None or rank < 1:
+        return not_yet("give a rank, a whole number from 1 up")
+    if rank == 94:
+        return "Right: 94 · 480 is 45,120, and the matrix has 45,056."
+    if rank != int(rank):
+        return not_yet("a rank is a whole number: round up to the first that holds *more*")
+    hints = {
+        93: "93 · 480 is 44,640, still fewer than 45,056: the limit, 93.87, is rounded up",
+        64: "half the width is the limit of a square matrix; this one is 128 × 352",
+        176: "half the width is the limit of a square matrix; this one is 128 × 352",
+        128: "that is the largest rank the matrix can have; the factors hold more long before",
+    }
+    side = "too small" if rank < 94 else "too large: a smaller rank holds more already"
+    return not_yet(hints.get(int(rank), side))

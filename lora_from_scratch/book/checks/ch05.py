@@ -1,0 +1,114 @@
+"""The exercises of chapter 05: backward through 4 bits, the start from what was lost, and LoftQ's rounds."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lora_from_scratch import LoRALinear, NF4Linear, nf4
+from lora_from_scratch.analysis.spectra import low_rank_factors
+from lora_from_scratch.book.checks.common import RIGHT, STUB, call, not_yet, same, tensor
+from lora_from_scratch.lab.codes import CODES, rounded
+
+
+def gradients(grad: Tensor, W: Tensor, A: Tensor, B: Tensor, s: float) -> dict[str, Tensor]:
+    """What the usual mistakes give for the gradient of x, the right one first. W is square, so each product fits."""
+    base, through = grad @ W, (grad @ B) @ A
+    return {
+        "right": base + s * through,
+        "the adapter's part is missing: x goes through B A too": base,
+        "the base's part is missing: a frozen weight passes the gradient on all the same": s * through,
+        "the scaling of the adapter's part is missing": base + through,
+        "the scaling belongs to the adapter's part alone": s * (base + through),
+        "W is transposed: that is the forward product; backward takes grad @ W": grad @ W.T + s * through,
+        "that is the forward product; backward goes through each matrix the other way": grad @ W.T
+        + s * (grad @ A.T) @ B.T,
+        "that is the forward product, and the adapter's part is missing": grad @ W.T,
+        "the adapter's part is taken off; it is added": base - s * through,
+    }
+
+
+def check_backward(function) -> str:
+    """The reader's function of (grad, codes, A, B, s): grad @ W + s · (grad @ B) @ A, (N, d_in)."""
+    draw = torch.Generator().manual_seed(3)
+    random = lambda *shape: torch.randn(*shape, generator=draw)  # noqa: E731
+    for d_in in (24, 32):  # a square weight, in which a wrong product fits too, and then one that is not
+        codes, grad, A, B = nf4.quantize(random(24, d_in).numpy()), random(5, 24), random(2, d_in), random(24, 2)
+        W = torch.from_numpy(nf4.dequantize(codes))
+        answers = {words: tensor(each) for words, each in gradients(grad, W, A, B, 4.0).items()} if d_in == 24 else {}
+        right = tensor(grad @ W + 4 * (grad @ B) @ A)
+        found, problem = call(function, grad.clone(), codes, A.clone(), B.clone(), 4.0)
+        if problem:
+            return (
+                f"{problem} Hint: the weight is torch.from_numpy(nf4.dequantize(codes)), (d_out, d_in), and grad has "
+                "one row for each token: Wᵀ g for a column g is grad @ W for rows."
+            )
+        if found is None:
+            return STUB
+        got = tensor(found)
+        if got is None:
+            return not_yet(f"give one tensor of shape (N, d_in), and not {type(found).__name__}")
+        mistakes = (words for words, wrong in answers.items() if words != "right" and same(got, wrong, 1e-4))
+        if same(got, right, 1e-4):
+            continue
+        if same(got, right.T, 1e-4):
+            return not_yet("the numbers are right, and transposed: grad has one row for each token, and so has x")
+        if got.shape != right.shape:
+            return not_yet(f"its shape is {tuple(got.shape)}; the gradient of x is (N, d_in) = {tuple(right.shape)}")
+        return not_yet(next(mistakes, "what does the chain rule give for x in h = x @ W.T + s · (x @ A.T) @ B.T?"))
+    return RIGHT
+
+
+def pair_of(found: object) -> tuple[Tensor, Tensor] | str:
+    """A (8, 48) and B (40, 8) from what the reader gave, or what is wrong with it."""
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        return "return the pair A, of shape (8, 48), and B, of shape (40, 8)"
+    A, B = (tensor(each) for each in found)
+    shapes = [None if each is None else tuple(each.shape) for each in (A, B)]
+    if shapes == [(40, 8), (8, 48)]:
+        return "the two are exchanged: low_rank_factors gives B first, and the pair is (A, B)"
+    if shapes != [(8, 48), (40, 8)]:
+        return f"A is of shape (8, 48) and B of (40, 8); yours are {shapes[0]} and {shapes[1]}"
+    return A, B
+
+
+def check_start(function) -> str:
+    """The reader's function of (W, layer): A and B with s · B A the best rank-8 part of W - layer.base.weight."""
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        linear = nn.Linear(48, 40)
+        layer = LoRALinear(NF4Linear.from_linear(linear), rank=8, alpha=32)
+    W, kept = linear.weight.detach().clone(), layer.base.weight.clone()
+    found, problem = call(function, W.clone(), layer)
+    if problem:
+        return f"{problem} Hint: low_rank_factors(M, layer.rank) gives (B, A), and M is what rounding lost."
+    if found is None:
+        return STUB
+    pair = pair_of(found)
+    if isinstance(pair, str):
+        return not_yet(pair)
+    product = (pair[1] @ pair[0]).float()
+    return start_mistake(product, W, kept, layer.scaling)
+
+
+def start_mistake(product: Tensor, W: Tensor, kept: Tensor, s: float) -> str:
+    """What to say of B A, where W was lost to `kept` and the layer multiplies by s."""
+    best, of_W, of_kept = (torch.matmul(*low_rank_factors(M, 8)) for M in (W - kept, W, kept))
+    cosine, other, rounded_one = (
+        torch.nn.functional.cosine_similarity(product.flatten(), M.flatten(), dim=0).item()
+        for M in (best, of_W, of_kept)
+    )
+    length = float(product.norm() / best.norm()) * s
+    if abs(cosine) > 0.999:
+        sign = "the sign: the adapter must add W - layer.base.weight" if cosine < 0 else ""
+        if abs(length / s - 1) < 1e-3:
+            size = "s · B A is s times too long: the layer multiplies by layer.scaling, so divide by it once"
+        elif abs(length / s**2 - 1) < 1e-3:
+            size = "divide by layer.scaling; you multiply by it"
+        elif abs(length * s - 1) < 1e-3:
+            size = "layer.scaling is divided out twice: of A or of B, not of both"
+        else:
+            size = "" if abs(length - 1) < 1e-3 else f"s · B A points the right way, and is {length:.3g} times too long"
+        return not_yet("; and ".join(filter(None, (sign, size)))) if sign or size else RIGHT
+    if max(abs(other), abs(rounded_one)) > 0.99:
+        return not_yet("that is the best part of W itself; take it of what was lost, W - layer.base.weight")
+    return not_yet("s · B A should be the best rank-8 part of W - layer.base.weight")
