@@ -1,5 +1,7 @@
 """The exercises of chapter 02: the count, break-even, a slip in print, and a budget."""
 
+from dataclasses import replace
+
 from lora_from_scratch.analysis.counting import ALL_LINEAR, ATTENTION, MODELS, lora_parameters, prints_as
 from lora_from_scratch.book.checks.common import RIGHT, STUB, call, not_yet, number
 
@@ -79,7 +81,7 @@ def check_rank(answer) -> str:
         return not_yet("a rank is a whole number, and the budget must not be exceeded")
     if rank == 22:
         return f"Right: it trains {count(22):,}, and rank 23 would train {count(23):,}."
-    wide = MODELS["Llama-3-8B"].__class__(32, 4096, mlp=14336, vocabulary=128256)  # k and v as wide as q
+    wide = replace(llama, kv=None)  # k and v as wide as q
     mistakes = {
         BUDGET // lora_parameters(wide.shapes(ALL_LINEAR), 1): "k and v are not as wide as q here: 1024, not 4096",
         BUDGET // lora_parameters(llama.shapes((*ALL_LINEAR, "lm_head")), 1): "the head is counted too; leave it out",
