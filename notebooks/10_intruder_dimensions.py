@@ -819,7 +819,7 @@ print(check.check_intruders(my_intruders))
 
 # %%
 tall, _ = check.weights()  # W0, (40, 30)
-my_delta = 3 * torch.randn_like(tall)  # change this
+my_delta = 3 * torch.ones_like(tall)  # change this
 print(check.check_delta(my_delta))
 
 # %% [markdown]

@@ -76,7 +76,7 @@ def check_delta(delta) -> str:
     if torch.linalg.matrix_rank(W0 + delta) < 10:
         return not_yet("it takes away so much of W0 that fewer than ten directions are left to look at")
     made = intruder_dimensions(W0, W0 + delta)
-    return RIGHT if not made else not_yet(f"{len(made)} intruders: use the vectors that W0 has, u_i with its own v_i")
+    return RIGHT if not made else not_yet(f"intruders at {made}: use the vectors that W0 has, u_i with its own v_i")
 
 
 def check_width(answer) -> str:
