@@ -593,41 +593,14 @@ print(f"and {pairs['shared'][1]:.2f} after LoRA; at own rates {pairs['own'][0]:.
 
 
 # %%
+from lora_from_scratch.book.checks import ch07 as check
+
+
 def my_scaling(alpha, rank):
     return alpha / rank  # change this line
 
 
-# %%
-def slope_of(scaling, ranks=(1, 4, 16, 64)):
-    """The exponent of the first gradient of B over the rank, under a scaling."""
-    norms = []
-    for rank in ranks:
-        torch.manual_seed(3)
-        layer = LoRALinear(nn.Linear(256, 64), rank, 8, scaling=scaling)
-        layer(torch.randn(512, 256)).square().sum().backward()
-        norms.append(layer.B.grad.norm().item())
-    return float(np.polyfit(np.log(ranks), np.log(norms), 1)[0])
-
-
-# %%
-def check_scaling(scaling):
-    slope = slope_of(scaling)
-    for a in (8, 3):
-        if abs(scaling(a, 1) - a) > 1e-9:
-            return f"Not yet: at rank 1 and alpha {a} the scaling is {scaling(a, 1):g}, and should be alpha itself."
-    if abs(slope + 0.5) < 0.1:
-        return "Not yet: the gradient still shrinks like 1/√r, as you divide by r."
-    if abs(slope - 0.5) < 0.1:
-        return "Not yet: the gradient grows like √r, as you do not divide."
-    if abs(slope) > 0.05 or abs(scaling(8, 16) - 2) > 1e-6:
-        return f"Not yet: the exponent is {slope:+.2f}; which power of the rank undoes √r?"
-    return f"Right: the gradient goes like the rank to the {slope:+.2f}."
-
-
-try:
-    print(check_scaling(my_scaling))
-except Exception as error:
-    print(f"Your function raised {type(error).__name__}: {error}")
+print(check.check_scaling(my_scaling))
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -641,22 +614,7 @@ except Exception as error:
 
 # %%
 my_alpha = 16  # change this number
-
-# %%
-target, torch_alpha = 16 / math.sqrt(64), my_alpha
-slips = {
-    16.0: "that is the old alpha; its update would come out 8 times too small",
-    2.0: "you divided by √r: the new alpha has to be larger, as it will be divided by r",
-    1024.0: "you multiplied by r: that is no scaling at all",
-}
-try:
-    got = lora_scaling(float(torch_alpha), 64)
-    if abs(got - target) < 1e-12:
-        print("Right: the scaling is", got, "in both.")
-    else:
-        print("Not yet:", slips.get(float(torch_alpha), f"the scaling comes out as {got:g}, and should be {target:g}"))
-except Exception as error:
-    print(f"{type(error).__name__}: {error}")
+print(check.check_alpha(my_alpha))
 
 # %% [markdown]
 # <details><summary>Solution</summary>

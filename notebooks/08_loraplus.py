@@ -576,37 +576,19 @@ print(f"A low, shared rate would have shown {at_low_off:+.3f} instead of {own_of
 # ## Exercises
 #
 # **1. The groups.** Write the groups by hand: `B` at `lr · ratio`, everything else that is trainable at `lr`, the
-# weight decay in each. It is tried on a model with DoRA layers and one trainable norm.
+# weight decay in each. It is tried on a model with a DoRA layer, a trained norm, and a trained layer called `B_side`.
 
 
 # %%
+from lora_from_scratch.book.checks import ch08 as check
+
+
 def my_groups(model, lr, ratio, weight_decay):
     parameters = [p for p in model.parameters() if p.requires_grad]
     return [{"params": parameters, "lr": lr, "weight_decay": weight_decay}]  # change this
 
 
-# %%
-def check_groups(write):
-    model = add_adapters(pretrained(size), AdapterConfig(rank=2, alpha=2, dora=True))
-    model.model.norm.weight.requires_grad_(True)
-    try:
-        groups = write(model, 1e-3, 16, 0.1)
-        rate = {id(p): (g["lr"], g.get("weight_decay")) for g in groups for p in g["params"]}
-        count = sum(len(g["params"]) for g in groups)
-    except Exception as error:
-        return f"it raised {type(error).__name__}: {error}"
-    for name, p in model.named_parameters():
-        wanted = 1e-3 * (16 if name.endswith(".B") else 1)
-        if p.requires_grad != (id(p) in rate):
-            return f"{name} is {'missing' if p.requires_grad else 'frozen, and in a group'}"
-        if p.requires_grad and not math.isclose(rate[id(p)][0], wanted):
-            return f"{name} learns at {rate[id(p)][0]:g}, and should at {wanted:g}"
-        if p.requires_grad and rate[id(p)][1] != 0.1:
-            return f"{name} has a weight decay of {rate[id(p)][1]}; the one that was asked for belongs in every group"
-    return "right" if count == len(rate) else "a parameter is in two groups"
-
-
-print("your groups:", check_groups(my_groups))
+print(check.check_groups(my_groups))
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -629,20 +611,7 @@ print("your groups:", check_groups(my_groups))
 
 # %%
 my_alpha = 8  # change this number
-
-# %%
-adam = optimizers["Adam, ε = 1e-30"]
-try:
-    off = (trained_update(adam, 8, 4) - trained_update(adam, my_alpha, 1)).norm().item()
-    slips = {2: "you divided by the ratio", 16: "you took the ratio's root", 8: "the ratio has to go somewhere"}
-    words = slips.get(my_alpha, "go through the three steps of the proof")
-    print(
-        "Right: the two updates are the same numbers."
-        if off < 1e-12
-        else f"Not yet, they differ by {off:.2f}: {words}."
-    )
-except Exception as error:
-    print(f"{type(error).__name__}: {error}")
+print(check.check_alpha(my_alpha))
 
 # %% [markdown]
 # <details><summary>Solution</summary>

@@ -709,65 +709,14 @@ for label in ("LoRA rank 16", "DoRA rank 16"):
 
 
 # %%
+from lora_from_scratch.book.checks import ch09 as check
+
+
 def my_forward(x, W0, A, B, s, m, bias):
     return F.linear(x, W0 + s * B @ A, bias)  # change this
 
 
-# %%
-def diagnose(mine, arguments, *known):
-    """Say whether `mine` is right, and if not, which known mistake it makes."""
-    try:
-        got, wanted = mine(*arguments), right(*arguments)
-    except Exception as error:
-        hint = " (a norm along the wrong axis does not fit)" if "size" in str(error) else ""
-        return f"it raised {type(error).__name__}: {error}{hint}"
-    if not isinstance(got, torch.Tensor):
-        return f"it gave {type(got).__name__}; return a tensor"
-    if got.shape != wanted.shape:
-        return f"the shape is {tuple(got.shape)}, and should be {tuple(wanted.shape)}"
-    if torch.allclose(got, wanted, atol=1e-5):
-        return "right"
-    for words, function in (pair for mistakes in known for pair in mistakes.items()):
-        if torch.allclose(got, function(*arguments), atol=1e-5):
-            return words
-    return f"off by {(got - wanted).abs().max():.2g}, and it is none of the usual mistakes"
-
-
-# %%
-KNOWN = {
-    "it is LoRA: nothing is normalized, and the magnitude is not used": lora_merge,
-    "the norm runs along the wrong axis: one for each input, where each output needs one": wrong_axis,
-    "the bias is rescaled too: add it after the rescaling": bias_too,
-    "you divide by the norm of W0, which is the norm at the start only": old_norm,
-    "the bias is missing": lambda x, W0, A, B, s, m, bias: right(x, W0, A, B, s, m, None),
-    "the magnitude is not used": lambda x, W0, A, B, s, m, bias: right(x, W0, A, B, s, W0.norm(dim=1), bias),
-    "only BA is normalized: the direction is that of the whole W0 + s BA": lambda x, W0, A, B, s, m, bias: F.linear(
-        x, W0 + m[:, None] * (B @ A) / (B @ A).norm(dim=1, keepdim=True), bias
-    ),
-}
-
-
-# %%
-def V_of(W0, A, B, s):
-    return W0 + s * B @ A
-
-
-AXIS = "the norm runs along the wrong axis: one for each input, where each output needs one"
-BROADCAST = "the factor multiplies columns instead of rows: it needs [:, None]"
-LATE = "the update is added after the rescaling: it belongs inside"
-UNSCALED = "the scaling s is missing: the update is s BA"
-KNOWN_TOO = {
-    AXIS: lambda x, W0, A, B, s, m, bias: F.linear(x, m[:, None] * F.normalize(V_of(W0, A, B, s), dim=0), bias),
-    BROADCAST: lambda x, W0, A, B, s, m, bias: F.linear(x, V_of(W0, A, B, s) * m / V_of(W0, A, B, s).norm(dim=1), bias),
-    LATE: lambda x, W0, A, B, s, m, bias: F.linear(x, m[:, None] * F.normalize(W0, dim=1) + s * B @ A, bias),
-    UNSCALED: lambda x, W0, A, B, s, m, bias: right(x, W0, A, B, 1.0, m, bias),
-    AXIS + " ": lambda x, W0, A, B, s, m, bias: (
-        m / V_of(W0, A, B, s).norm(dim=0) * F.linear(x, V_of(W0, A, B, s)) + bias
-    ),
-}
-B_now, m_now = states["B ≠ 0, magnitude moved"]
-trained_state = (x, square, A, B_now, s, m_now, some_bias)
-print("your forward:", diagnose(my_forward, trained_state, KNOWN, KNOWN_TOO))
+print(check.check_forward(my_forward))
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -789,14 +738,7 @@ def my_merge(W0, A, B, s, m):
     return W0 + s * B @ A  # change this
 
 
-# %%
-def my_merged_forward(x, W0, A, B, s, m, bias):
-    return F.linear(x, my_merge(W0, A, B, s, m), bias)
-
-
-at_start = (x, square, A, states["B = 0"][0], s, norms, some_bias)
-print("at B = 0:", diagnose(my_merged_forward, at_start))
-print("after training:", diagnose(my_merged_forward, trained_state, KNOWN, KNOWN_TOO))
+print(check.check_merge(my_merge))
 
 # %% [markdown]
 # The stub is right at `B` = 0. That is the trap.
@@ -815,15 +757,7 @@ print("after training:", diagnose(my_merged_forward, trained_state, KNOWN, KNOWN
 
 # %%
 my_count = 8 * (4096 + 1024)  # change this
-
-# %%
-slips = {
-    8 * (4096 + 1024): "that is LoRA; DoRA has a magnitude besides",
-    8 * (4096 + 1024) + 1024: "there is a magnitude for each output, and not for each input",
-    8 * (4096 + 1024) + 4096 + 1024: "there is a magnitude for each output alone",
-}
-wanted = sum(p.numel() for p in DoRALinear(nn.Linear(1024, 4096), 8, 8).parameters() if p.requires_grad)
-print("Right." if my_count == wanted else f"Not yet: {slips.get(my_count, 'count A, B and the magnitude')}.")
+print(check.check_count(my_count))
 
 # %% [markdown]
 # <details><summary>Solution</summary>

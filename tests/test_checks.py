@@ -1,6 +1,7 @@
 """The checks of the exercises: they take the right answer in every form, and tell each usual mistake by its name."""
 
 import importlib
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from lora_from_scratch import loraplus_param_groups
 from lora_from_scratch.analysis.spectra import intruder_dimensions
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
@@ -249,6 +252,152 @@ ANSWERS += [
     ("03", "check_weights", {"three merges": None, "one merge": None}, "write your answer"),
     ("03", "check_weights", {"three merges": "one", "one merge": 1}, "two numbers"),
     ("03", "check_weights", 1.0, "both numbers"),
+]
+
+
+# Chapters 07 to 09
+
+
+ANSWERS += [
+    ("07", "check_scaling", lambda a, r: a / math.sqrt(r), "Right"),
+    ("07", "check_scaling", lambda a, r: np.float64(a) / np.sqrt(r), "Right"),
+    ("07", "check_scaling", lambda a, r: torch.tensor(a / r**0.5), "Right"),
+    ("07", "check_scaling", lambda a, r: a / r, "as you divide by r"),
+    ("07", "check_scaling", lambda a, r: a, "as you do not divide"),
+    ("07", "check_scaling", lambda a, r: math.sqrt(a / r), "to the rank alone"),
+    ("07", "check_scaling", lambda a, r: math.sqrt(a) / r, "and not to alpha"),
+    ("07", "check_scaling", lambda a, r: a * math.sqrt(r), "multiply by the root"),
+    ("07", "check_scaling", lambda a, r: a / r**2, "square of the rank"),
+    ("07", "check_scaling", lambda a, r: 1 / math.sqrt(r), "alpha is missing"),
+    ("07", "check_scaling", lambda a, r: 2 * a / math.sqrt(r), "should be alpha itself"),
+    ("07", "check_scaling", lambda a, r: a / r**0.25, "which power"),
+    ("07", "check_scaling", lambda a, r: -a, "a positive number"),
+    ("07", "check_scaling", lambda a, r: None, "write your answer"),
+    ("07", "check_scaling", raises, "KeyError"),
+    ("07", "check_alpha", 128, "Right"),
+    ("07", "check_alpha", 16 * math.sqrt(64), "Right"),
+    ("07", "check_alpha", torch.tensor(128.0), "Right"),
+    ("07", "check_alpha", "128", "Right"),
+    ("07", "check_alpha", 16, "8 times too small"),
+    ("07", "check_alpha", 2, "the scaling itself"),
+    ("07", "check_alpha", 1024, "no scaling at all"),
+    ("07", "check_alpha", 0.25, "once more"),
+    ("07", "check_alpha", 100, "should be 2"),
+    ("07", "check_alpha", -1, "positive number"),
+]
+
+
+def grouped(fast: Callable, decay=lambda name: True, trained=True) -> Callable:
+    def answer(model, lr, ratio, weight_decay):
+        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad or not trained]
+        return [
+            {"params": [p], "lr": lr * (ratio if fast(n, p) else 1)}
+            | ({"weight_decay": weight_decay} if decay(n) else {})
+            for n, p in named
+        ]
+
+    return answer
+
+
+def of_b(name, p):
+    return name.endswith(".B")
+
+
+ANSWERS += [
+    ("08", "check_groups", grouped(of_b), "Right"),
+    ("08", "check_groups", lambda m, lr, ratio, decay: loraplus_param_groups(m, lr, ratio, decay), "Right"),
+    ("08", "check_groups", lambda m, lr, ratio, decay: tuple(grouped(of_b)(m, lr, ratio, decay)), "Right"),
+    ("08", "check_groups", grouped(lambda n, p: False), "learns at 0.001, and should at 0.016"),
+    ("08", "check_groups", grouped(lambda n, p: True), "is no adapter's B"),
+    ("08", "check_groups", grouped(lambda n, p: "B" in n), "*ends* in .B"),
+    ("08", "check_groups", grouped(lambda n, p: ".B" in n or p.dim() == 1), "one-dimensional parameters"),
+    ("08", "check_groups", grouped(lambda n, p: n.endswith(".A")), "is no adapter's B"),
+    ("08", "check_groups", grouped(of_b, decay=lambda n: n.endswith(".B")), "weight decay of None"),
+    ("08", "check_groups", grouped(of_b, trained=False), "frozen, and in a group"),
+    ("08", "check_groups", lambda *a: grouped(of_b)(*a)[1:], "is missing"),
+    ("08", "check_groups", lambda *a: grouped(of_b)(*a) * 2, "in two groups"),
+    ("08", "check_groups", lambda *a: [[1, 2]], "a list of groups"),
+    ("08", "check_groups", lambda *a: None, "write your answer"),
+    ("08", "check_groups", raises, "KeyError"),
+    ("08", "check_alpha", 32, "Right"),
+    ("08", "check_alpha", np.float32(32), "Right"),
+    ("08", "check_alpha", "32", "Right"),
+    ("08", "check_alpha", 2, "divided by the ratio"),
+    ("08", "check_alpha", 16, "the ratio's root"),
+    ("08", "check_alpha", 8, "has to go somewhere"),
+    ("08", "check_alpha", 4, "that is the ratio"),
+    ("08", "check_alpha", 128, "square of the ratio"),
+    ("08", "check_alpha", 7, "three steps"),
+    ("08", "check_alpha", None, "positive number"),
+]
+
+
+def dora_weight(W0, A, B, s, m):
+    V = W0 + s * B @ A
+    return (m / V.norm(dim=1))[:, None] * V
+
+
+def as_forward(weight: Callable) -> Callable:
+    return lambda x, W0, A, B, s, m, bias: F.linear(x, weight(W0, A, B, s, m), bias)
+
+
+WRONG_WEIGHTS = [
+    (lambda W, A, B, s, m: W + s * B @ A, "it is LoRA"),
+    (lambda W, A, B, s, m: m[:, None] * F.normalize(W + s * B @ A, dim=0), "wrong axis"),
+    (lambda W, A, B, s, m: m * F.normalize(W + s * B @ A, dim=0), "wrong axis"),
+    (lambda W, A, B, s, m: (W + s * B @ A) * m / (W + s * B @ A).norm(dim=1), "[:, None]"),
+    (lambda W, A, B, s, m: (m / W.norm(dim=1))[:, None] * (W + s * B @ A), "the norm of W0"),
+    (lambda W, A, B, s, m: dora_weight(W, A, B, s, W.norm(dim=1)), "magnitude is not used"),
+    (lambda W, A, B, s, m: dora_weight(W, A, B, s, torch.ones_like(m)), "magnitude is missing"),
+    (lambda W, A, B, s, m: W + m[:, None] * F.normalize(B @ A, dim=1), "only BA is normalized"),
+    (lambda W, A, B, s, m: m[:, None] * F.normalize(W, dim=1) + s * B @ A, "belongs inside"),
+    (lambda W, A, B, s, m: W + (m / (W + s * B @ A).norm(dim=1))[:, None] * s * B @ A, "the adapter alone"),
+    (lambda W, A, B, s, m: dora_weight(W, A, B, 1.0, m), "scaling s is missing"),
+    (lambda W, A, B, s, m: m[:, None] * (W + s * B @ A) / (W + s * B @ A).norm(), "one norm"),
+    (lambda W, A, B, s, m: 3 * W, "none of the usual mistakes"),
+]
+ANSWERS += [("09", "check_merge", wrong, words) for wrong, words in WRONG_WEIGHTS]
+ANSWERS += [("09", "check_forward", as_forward(wrong), words) for wrong, words in WRONG_WEIGHTS]
+ANSWERS += [
+    ("09", "check_forward", as_forward(dora_weight), "Right"),
+    ("09", "check_forward", lambda *a: as_forward(dora_weight)(*a).numpy(), "Right"),
+    (
+        "09",
+        "check_forward",
+        lambda x, W, A, B, s, m, b: m / (W + s * B @ A).norm(dim=1) * (F.linear(x, W) + s * (x @ A.T) @ B.T) + b,
+        "Right",
+    ),
+    (
+        "09",
+        "check_forward",
+        lambda x, W, A, B, s, m, b: m / (W + s * B @ A).norm(dim=1) * F.linear(x, W + s * B @ A, b),
+        "bias is rescaled too",
+    ),
+    ("09", "check_forward", lambda x, W, A, B, s, m, b: F.linear(x, dora_weight(W, A, B, s, m)), "bias is missing"),
+    ("09", "check_forward", lambda *a: as_forward(dora_weight)(*a) + a[-1], "in it twice"),
+    ("09", "check_forward", lambda *a: 7, "give back the output"),
+    ("09", "check_forward", lambda x, W, A, B, s, m, b: x @ A @ B, "RuntimeError"),
+    ("09", "check_forward", lambda *a: None, "write your answer"),
+    ("09", "check_merge", dora_weight, "Right"),
+    ("09", "check_merge", lambda *a: dora_weight(*a).numpy(), "Right"),
+    ("09", "check_merge", lambda *a: dora_weight(*a).T, "transposed"),
+    ("09", "check_merge", lambda W, A, B, s, m: (m / W.norm(dim=1))[:, None] * (W + s * B @ A), "that is the trap"),
+    ("09", "check_merge", lambda *a: 7, "give back one weight"),
+    ("09", "check_merge", lambda *a: None, "write your answer"),
+    ("09", "check_merge", raises, "KeyError"),
+    ("09", "check_count", 45_056, "Right"),
+    ("09", "check_count", "45,056", "Right"),
+    ("09", "check_count", np.int64(45_056), "Right"),
+    ("09", "check_count", 8 * 5120, "that is LoRA"),
+    ("09", "check_count", 8 * 5120 + 1024, "not for each input"),
+    ("09", "check_count", 8 * 5120 + 5120, "for each output alone"),
+    ("09", "check_count", 8 * 5120 + 1, "not one for the layer"),
+    ("09", "check_count", 8 * 5120 + 8, "not one for each rank"),
+    ("09", "check_count", 8 * 5120 + 8 * 4096, "has no rank"),
+    ("09", "check_count", 4096, "magnitude alone"),
+    ("09", "check_count", 4096 * 1024, "frozen weight"),
+    ("09", "check_count", 1, "count A, B and the magnitude"),
+    ("09", "check_count", None, "count A, B and the magnitude"),
 ]
 
 

@@ -1,0 +1,74 @@
+"""The exercises of chapter 07: a scaling that keeps the first gradient, and an alpha for another scaling."""
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+
+from lora_from_scratch import LoRALinear, lora_scaling
+from lora_from_scratch.book.checks.common import STUB, call, not_yet, number
+
+
+def slope_of(scaling, ranks: tuple[int, ...] = (1, 4, 16, 64)) -> float:
+    """The exponent of the first gradient of B over the rank, under a scaling of (alpha, rank)."""
+    norms = []
+    for rank in ranks:
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            layer = LoRALinear(nn.Linear(256, 64), rank, 8, scaling=scaling)
+            layer(torch.randn(512, 256)).square().sum().backward()
+            norms.append(layer.B.grad.norm().item())
+    return float(np.polyfit(np.log(ranks), np.log(norms), 1)[0])
+
+
+def check_scaling(function) -> str:
+    """The reader's function of (alpha, rank): alpha / √rank."""
+    got = {}
+    for alpha, rank in ((8, 1), (3, 1), (8, 4), (8, 16), (3, 16)):
+        found, problem = call(function, alpha, rank)
+        if problem or found is None:
+            return problem or STUB
+        value = number(found)
+        if value is None or not 0 < value < math.inf:
+            return not_yet(f"at alpha {alpha} and rank {rank} it gives {found!r}; a scaling is a positive number")
+        got[alpha, rank] = value
+    close = lambda rule: all(math.isclose(value, rule(*at), rel_tol=1e-6) for at, value in got.items())  # noqa: E731
+    if close(lambda a, r: a / math.sqrt(r)):
+        return f"Right: the gradient goes like the rank to the {slope_of(lambda a, r: float(function(a, r))):+.2f}."
+    mistakes = [
+        (lambda a, r: a / r, "the gradient still shrinks like 1/√r, as you divide by r"),
+        (lambda a, r: a, "the gradient grows like √r, as you do not divide"),
+        (lambda a, r: math.sqrt(a / r), "the root belongs to the rank alone, and not to alpha"),
+        (lambda a, r: math.sqrt(a) / r, "the root belongs to the rank, and not to alpha"),
+        (lambda a, r: a * math.sqrt(r), "you multiply by the root: the gradient grows like r"),
+        (lambda a, r: a / r**2, "you divide by the square of the rank; which power undoes √r?"),
+        (lambda a, r: 1 / math.sqrt(r), "alpha is missing: at rank 1 the scaling is alpha itself"),
+    ]
+    for rule, words in mistakes:
+        if close(rule):
+            return not_yet(words)
+    for alpha in (8, 3):
+        if abs(got[alpha, 1] - alpha) > 1e-9:
+            return not_yet(f"at rank 1 and alpha {alpha} it is {got[alpha, 1]:g}, and should be alpha itself")
+    slope = slope_of(lambda a, r: float(function(a, r)))
+    return not_yet(f"the gradient goes like the rank to the {slope:+.2f}; which power of the rank undoes √r?")
+
+
+def check_alpha(answer) -> str:
+    """The alpha under alpha / r that equals rsLoRA at rank 64 and alpha 16: 128."""
+    alpha = number(answer)
+    if alpha is None or not 0 < alpha < math.inf:
+        return not_yet("give a positive number")
+    if math.isclose(alpha, 128, rel_tol=1e-9):
+        return "Right: the scaling is 2 in both."
+    mistakes = {
+        16: "that is the old alpha; its update would come out 8 times too small",
+        2: "that is the scaling itself, 16 / √64; the software will divide your alpha by 64",
+        1024: "you multiplied by r: that is no scaling at all",
+        0.25: "you divided by r once more: the new alpha has to be larger, as it will be divided by r",
+        32: "the root is taken of the wrong number: √64 is 8",
+        64: "that is the rank; it would give a scaling of 1",
+    }
+    hint = f"the scaling comes out as {lora_scaling(alpha, 64):g}, and should be {16 / math.sqrt(64):g}"
+    return not_yet(mistakes.get(alpha, hint))
