@@ -1268,28 +1268,15 @@ print("written:", path.name)
 
 
 # %%
+from lora_from_scratch.book.checks import ch06 as check
+
+
 def my_bytes(base, added):
     """Weights, gradients and state of a LoRA step, in bytes."""
     return None  # your code here
 
 
-def check_bytes(function):
-    base, added = 1000, 10
-    got = function(base, added)
-    slips = {
-        2 * base + 12 * added: "right",
-        2 * base + 10 * added: "the adapters' own weights are missing (or their gradients)",
-        2 * base + 8 * added: "AdamW keeps two states of 4 bytes; and there are weights and gradients besides",
-        12 * (base + added): "that is full fine-tuning: frozen weights have no gradient and no state",
-        4 * base + 12 * added: "a frozen weight has no gradient",
-        12 * added: "the frozen base is still in memory",
-    }
-    if got is None:
-        return "replace `return None` by your code and run the cell again"
-    return slips.get(got, "not yet: 2 bytes for each frozen weight, and 2 + 2 + 4 + 4 for each trained one")
-
-
-print(check_bytes(my_bytes))
+print(check.check_bytes(my_bytes))
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -1312,34 +1299,7 @@ def my_kept(N, d_in, d_out, r):
     return None  # your code here
 
 
-# %% [markdown]
-# The check counts what autograd really keeps:
-
-
-# %%
-def check_kept(function):
-    N, d_in, d_out, r = 5, 24, 40, 3
-    got = function(N, d_in, d_out, r)
-    layer = add_adapters(nn.Sequential(nn.Linear(d_in, d_out, bias=False)), AdapterConfig(rank=r, targets=["0"]))
-    own, kept = {p.data_ptr() for p in layer.parameters()}, {}
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.update({t.data_ptr(): t}) or t, lambda t: t):
-        layer(torch.randn(N, d_in, requires_grad=True))
-    right = sum(t.untyped_storage().nbytes() // 4 for address, t in kept.items() if address not in own)
-    slips = {
-        right: "right",
-        N * d_in: "and what B needs for its gradient?",
-        N * r: "and what A needs for its gradient?",
-        N * (d_in + d_out): "nobody needs the output; B reads something of width r",
-        N * (2 * d_in + r): "the frozen W keeps no x of its own, and a tensor that two use is still one tensor",
-        N * (d_in + r + d_out): "nobody needs the output for a gradient",
-        N * (d_in + 2 * r): "A x before the scaling is not needed: only what B reads is kept",
-    }
-    if got is None:
-        return "replace `return None` by your code and run the cell again"
-    return slips.get(got, "not yet: which two tensors stand in the gradients of A and of B?")
-
-
-print(check_kept(my_kept))
+print(check.check_kept(my_kept))  # it counts what autograd really keeps
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -1353,58 +1313,36 @@ print(check_kept(my_kept))
 #
 # </details>
 #
-# **3. A longer context.** You train LLaMA-7B by LoRA: rank 16, all linear layers, bfloat16 with state in float32, batch
-# 1. The card has 24 GB, and 1 GB must be left. What is the longest sequence without checkpointing? With it? (Use
-# `training_bytes` with `precision=STATE32`. To the nearest 128 tokens below is enough.)
+# **3. A longer context.** You train LLaMA-7B by LoRA: rank 64, all linear layers, bfloat16 with state in float32,
+# batch 1. The card has 24 GB of 10⁹ bytes, and 1 GB must be left. What is the longest sequence without checkpointing?
+# With it? (Use `training_bytes` with `precision=STATE32`. To the nearest 128 tokens below is enough.)
 
 # %%
 my_lengths = {"plain": None, "checkpointing": None}  # your numbers here
-
-
-def check_lengths(answers):
-    if None in answers.values():
-        return "fill in both numbers and run the cell again"
-    if any(n != int(n) or n < 1 for n in answers.values()):
-        return "a length is a whole number of tokens, at least 1"
-    words = []
-    for name, wrapped in (("plain", False), ("checkpointing", True)):
-        options, n = {"precision": STATE32, "checkpoint": wrapped}, int(answers[name])
-        total = [training_bytes(llama, "lora", 1, tokens, 16, **options).total / GB for tokens in (n, n + 128)]
-        if total[0] > 23:
-            words.append(f"{name}: too long, {total[0]:.2f} GB")
-        elif total[1] <= 23:
-            words.append(f"{name}: there is room, 128 tokens more take {total[1]:.2f} GB")
-        else:
-            more = total[0] + 8 * llama.vocabulary * n / GB
-            fits = "which still fits" if more <= 23 else "which does not fit"
-            words.append(f"{name}: right; with float32 logits and their gradient {more:.1f} GB, {fits}")
-    return "\n".join(words)
-
-
-print(check_lengths(my_lengths))
+print(check.check_lengths(my_lengths))
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
 # ```python
 # def longest(wrapped):
-#     n = 128
-#     while training_bytes(llama, "lora", 1, n + 128, 16, precision=STATE32, checkpoint=wrapped).total <= 23e9:
+#     n, llama = 128, MODELS["LLaMA-7B"]
+#     while training_bytes(llama, "lora", 1, n + 128, 64, precision=STATE32, checkpoint=wrapped).total <= 23e9:
 #         n += 128
 #     return n
 #
 # my_lengths = {"plain": longest(False), "checkpointing": longest(True)}
 # ```
 #
-# The check prints what comes on top in a usual run: the logits in float32 and their gradient, 8 bytes for each word of
-# the vocabulary and each token. They live for a moment and are not in `training_bytes`. Leave room for them, and you
-# get the lengths that fit even so (where they are shorter, the check will say that there is room):
+# In a usual run something comes on top: the logits in float32 and their gradient, 8 bytes for each word of the
+# vocabulary and each token. They live for a moment and are not in `training_bytes`. Leave room for them, and you get
+# the shorter lengths that fit even so:
 #
 # ```python
 # def longest_with_logits(wrapped):
 #     n, each = 128, 8 * llama.vocabulary
 #     while (
-#         training_bytes(llama, "lora", 1, n + 128, 16, precision=STATE32, checkpoint=wrapped).total + each * (n + 128)
+#         training_bytes(llama, "lora", 1, n + 128, 64, precision=STATE32, checkpoint=wrapped).total + each * (n + 128)
 #         <= 23e9
 #     ):
 #         n += 128
@@ -1419,37 +1357,18 @@ print(check_lengths(my_lengths))
 #
 # **4. Adapters in the last layers only.** You put adapters into the upper half of the blocks and leave the lower half
 # frozen without any. Which parts shrink? Think first. Then write a regular expression that matches the whole name of
-# each linear layer in the upper half, and of no other. Such a name is printed below. Build the expression from
-# `config.num_hidden_layers`, so that it is right at every preset.
+# each linear layer in the upper half of a model of twelve blocks, and of no other. Such a name is printed below.
 
 # %%
-print([name for name, module in TinyLlama(config).named_modules() if name.endswith("down_proj")][-1])
+print([name for name, module in TinyLlama(check.CONFIG).named_modules() if name.endswith("down_proj")][-1])
 my_upper = None  # your regular expression here
-
-
-def check_upper(pattern):
-    if pattern is None:
-        return "fill in the expression and run the cell again"
-    try:
-        model = made("lora", targets=pattern)
-    except ValueError as error:
-        return f"not yet: {error}"
-    half, names = config.num_hidden_layers // 2, [n for n, m in model.named_modules() if hasattr(m, "delta_weight")]
-    blocks = {int(name.split("layers.")[1].split(".")[0]) for name in names if "layers." in name}
-    if any(block < half for block in blocks):
-        return f"adapters are in blocks {sorted(blocks)}; the lower half, below {half}, should have none"
-    if len(names) != len(ALL_LINEAR) * (config.num_hidden_layers - half):
-        return f"{len(names)} layers match; {len(ALL_LINEAR)} in each of the upper blocks should, and the head not"
-    return "right\n" + beside({"all": measured_bytes(made("lora"), 2, 64), "upper": measured_bytes(model, 2, 64)})
-
-
-print(check_upper(my_upper))
+print(check.check_upper(my_upper))
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
 # ```python
-# upper = "|".join(str(block) for block in range(config.num_hidden_layers // 2, config.num_hidden_layers))
+# upper = "|".join(str(block) for block in range(6, 12))
 # my_upper = rf".*layers\.({upper})\..*_proj"
 # ```
 #
@@ -1459,7 +1378,9 @@ print(check_upper(my_upper))
 # layer without an adapter need not keep its input. Compare:
 #
 # ```python
-# for targets in ("all-linear", QV, my_upper):
+# half = config.num_hidden_layers // 2
+# upper = "|".join(str(block) for block in range(half, config.num_hidden_layers))
+# for targets in ("all-linear", QV, rf".*layers\.({upper})\..*_proj"):
 #     print(targets, measured_bytes(made("lora", targets=targets), batch, length)["activations"])
 # ```
 #

@@ -255,6 +255,65 @@ ANSWERS += [
 ]
 
 
+# Chapter 06
+
+LENGTHS = {"plain": 1280, "checkpointing": 17408}
+UPPER = "|".join(map(str, range(6, 12)))
+ANSWERS += [
+    ("06", "check_bytes", lambda base, added: 2 * base + 12 * added, "Right"),
+    ("06", "check_bytes", lambda base, added: np.float64(2 * base + 12 * added), "Right"),
+    ("06", "check_bytes", lambda base, added: 2 * base + 10 * added, "own weights are missing"),
+    ("06", "check_bytes", lambda base, added: 2 * base + 8 * added, "weights and gradients besides"),
+    ("06", "check_bytes", lambda base, added: 2 * base + 4 * added, "two states are missing"),
+    ("06", "check_bytes", lambda base, added: 2 * base + 6 * added, "4 bytes each here"),
+    ("06", "check_bytes", lambda base, added: 12 * (base + added), "full fine-tuning"),
+    ("06", "check_bytes", lambda base, added: 4 * base + 12 * added, "in 16 bits"),
+    ("06", "check_bytes", lambda base, added: 12 * added, "still in memory"),
+    ("06", "check_bytes", lambda base, added: 2 * base + 16 * added, "no second copy"),
+    ("06", "check_bytes", lambda base, added: 1, "2 bytes for each frozen"),
+    ("06", "check_bytes", lambda base, added: None, "write your answer"),
+    ("06", "check_bytes", raises, "KeyError"),
+    ("06", "check_kept", lambda N, i, o, r: N * (i + r), "Right"),
+    ("06", "check_kept", lambda N, i, o, r: torch.tensor(N * (i + r)), "Right"),
+    ("06", "check_kept", lambda N, i, o, r: N * i, "what does B need"),
+    ("06", "check_kept", lambda N, i, o, r: N * r, "what does A need"),
+    ("06", "check_kept", lambda N, i, o, r: N * (i + o), "width r"),
+    ("06", "check_kept", lambda N, i, o, r: N * (2 * i + r), "no x of its own"),
+    ("06", "check_kept", lambda N, i, o, r: N * (i + r + o), "the output for a gradient"),
+    ("06", "check_kept", lambda N, i, o, r: N * (i + 2 * r), "before the scaling"),
+    ("06", "check_kept", lambda N, i, o, r: 4 * N * (i + r), "that is bytes"),
+    ("06", "check_kept", lambda N, i, o, r: i + r, "one row"),
+    ("06", "check_kept", lambda N, i, o, r: r * (i + o), "weights of the adapter"),
+    ("06", "check_kept", lambda N, i, o, r: 1, "which two tensors"),
+    ("06", "check_kept", lambda N, i, o, r: None, "write your answer"),
+    ("06", "check_kept", raises, "KeyError"),
+    ("06", "check_lengths", LENGTHS, "Right"),
+    ("06", "check_lengths", {"plain": "1,300", "checkpointing": np.int64(17500)}, "Right"),
+    ("06", "check_lengths", LENGTHS | {"plain": 1536}, "1 GB must be left"),
+    ("06", "check_lengths", LENGTHS | {"plain": 1408}, "STATE32"),
+    ("06", "check_lengths", LENGTHS | {"checkpointing": 18944}, "STATE32"),
+    ("06", "check_lengths", LENGTHS | {"checkpointing": 21376}, "2³⁰"),
+    ("06", "check_lengths", {"plain": 17408, "checkpointing": 1280}, "the other one's"),
+    ("06", "check_lengths", LENGTHS | {"plain": 5000}, "too long, 5,000 tokens take"),
+    ("06", "check_lengths", LENGTHS | {"plain": 100}, "there is room"),
+    ("06", "check_lengths", LENGTHS | {"plain": 0.5}, "whole number of tokens"),
+    ("06", "check_lengths", {"plain": None, "checkpointing": None}, "write your answer"),
+    ("06", "check_lengths", 7, "both numbers"),
+    ("06", "check_upper", rf".*layers\.({UPPER})\..*_proj", "Right"),
+    ("06", "check_upper", r"model\.layers\.([6-9]|1[01])\.(self_attn|mlp)\.\w+", "Right"),
+    ("06", "check_upper", rf"layers\.({UPPER})\.", "a part of names"),
+    ("06", "check_upper", r".*layers\.[6-11]\..*_proj", "no regular expression"),
+    ("06", "check_upper", r".*layers\.[6-9]\..*_proj", "two digits"),
+    ("06", "check_upper", r".*_proj", "should have none"),
+    ("06", "check_upper", r".*layers\.(" + UPPER + r")\..*(q|v)_proj", "12 layers match"),
+    ("06", "check_upper", r".*", "the head matches too"),
+    ("06", "check_upper", r"block7", "matches no layer"),
+    ("06", "check_upper", r"(", "no regular expression"),
+    ("06", "check_upper", None, "write your answer"),
+    ("06", "check_upper", ["q_proj"], "one string"),
+]
+
+
 # Chapters 07 to 09
 
 
