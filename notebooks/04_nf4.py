@@ -1313,76 +1313,19 @@ print(f"3. Least loss: {best} without outliers, {wild} with outliers of 30 times
 #
 # ## Exercises
 #
-# The checks run your function through this helper. So an error in it becomes a sentence and does not stop the notebook.
-
-
-# %%
-def attempt(function, *arguments):
-    """(what the function gives, as an array, and ""), or (None, and what to say about it)."""
-    try:
-        got = function(*arguments)
-        if got is None:
-            return None, "replace `return None` by your code and run the cell again"
-        return np.asarray(got), ""
-    except Exception as error:
-        return None, f"it failed: {type(error).__name__}: {error}"
-
-
-# %% [markdown]
 # **1. Unpack.** Write the way back from bytes to indices. `count` tells how many there are; it may be odd or even.
 
 
 # %%
+from lora_from_scratch.book.checks import ch04 as check
+
+
 def my_unpack(packed, count):
     """(bytes,) of uint8 -> (count,) indices from 0 to 15, in the order of the weights."""
     return None  # your code here
 
 
-# %% [markdown]
-# The check for it has two parts. First, what an answer for an odd count may have wrong:
-
-
-# %%
-def unpack_slip(got, padded, packed):
-    """What is wrong with seven indices, or "right". `padded` holds all seven and a filler."""
-    other = padded.reshape(-1, 2)[:, ::-1].reshape(-1)
-    slips = {
-        "right": padded[:7],
-        "the *first* index stands in the high four bits; and the filler at the end is to be cut off": other,
-        "the last byte holds one index and a filler: cut to `count`": padded,
-        "the *first* index stands in the high four bits": other[:7],
-        "all high halves came first: interleave the two": np.concatenate([padded[0::2], padded[1::2]])[:7],
-        "the high half was not shifted down by 4 bits": np.stack([packed & 240, packed & 15], 1).reshape(-1)[:7],
-        "the high half is still in the low one: `& 15` is missing": np.stack([packed >> 4, packed], 1).reshape(-1)[:7],
-    }
-    found = [words for words, answer in slips.items() if np.array_equal(got, answer)]
-    return found[0] if found else f"not yet: {padded[:7].tolist()} should come back, and {got.tolist()} did"
-
-
-# %% [markdown]
-# Then the check itself, which tries an even count, too:
-
-
-# %%
-def check_unpack(function):
-    padded = np.array([3, 15, 0, 8, 12, 1, 7, 7], np.uint8)  # seven indices and a filler
-    packed = padded[0::2] << 4 | padded[1::2]
-    got, message = attempt(function, packed.copy(), 7)
-    if message:
-        return message
-    found = unpack_slip(got.reshape(-1), padded, packed)
-    if found != "right":
-        return found
-    got, message = attempt(function, packed[:3].copy(), 6)
-    if message:
-        return f"right for an odd count, but for an even one {message}"
-    if got.size == 5:
-        return "right for an odd count. With an even one there is no filler: cut to `count`, not always by one"
-    even = np.array_equal(got.reshape(-1), padded[:6])
-    return "right" if even else f"right for an odd count; for {padded[:6].tolist()} it gives {got.reshape(-1).tolist()}"
-
-
-print(check_unpack(my_unpack))
+print(check.check_unpack(my_unpack))
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -1404,47 +1347,7 @@ def my_nf3():
     return None  # your code here
 
 
-# %% [markdown]
-# The check for it has two parts. First, what may be wrong with eight numbers:
-
-
-# %%
-def nf3_slip(levels):
-    """What is wrong with eight finite, rising levels."""
-    if (levels == 0).sum() != 1:
-        return f"{(levels == 0).sum()} exact zeros: 1/2 is left out on both sides, then one zero is added"
-    if levels.max() != 1:
-        return f"the largest is {levels.max():.3f}: divide by it"
-    if (levels > 0).sum() != 4:
-        return f"{(levels > 0).sum()} positive levels: the side with one level more, four, is the positive one"
-    if np.allclose(levels, [-1, -2 / 3, -1 / 3, 0, 0.25, 0.5, 0.75, 1], atol=0.05):
-        return "evenly spaced in the *value*: they must be so in probability, and then go through `quantile`"
-    return "not yet: is the end 0.9677083? 5 points from it to 0.5 for one side, 4 for the other, the last left out"
-
-
-# %% [markdown]
-# And the rest:
-
-
-# %%
-def check_nf3(function):
-    levels, message = attempt(function)
-    if "StatisticsError" in message:
-        return message + "; `quantile` takes no probability of 0 or 1: is the end 0.9677083?"
-    if message:
-        return message
-    if levels.shape != (8,):
-        return f"{levels.shape[-1] if levels.ndim else 1} levels: leave out 1/2 on both sides, and add one zero"
-    if np.isnan(levels).any():
-        return "a level is NaN, not a number: that comes of 0 / 0, or of infinity / infinity; print your steps"
-    if not np.isfinite(levels).all():
-        return "a level is infinite: the end must not be at probability 0 or 1"
-    if np.any(np.diff(levels) < 0):
-        return "sort them, so that indices rise with the weights"
-    return "right" if np.allclose(levels, CODES["NF3"], atol=1e-6) else nf3_slip(levels)
-
-
-print(check_nf3(my_nf3))
+print(check.check_nf3(my_nf3))
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -1460,7 +1363,7 @@ print(check_nf3(my_nf3))
 # </details>
 #
 # **3. The last block.** Real matrices need not divide into blocks. Write the absmax of each block, the last one
-# being short if it must be. (A library had this wrong: bitsandbytes, issue 1884.)
+# being short if it must be. (A library had this wrong: bitsandbytes, pull request 1884.)
 
 
 # %%
@@ -1469,49 +1372,7 @@ def my_absmax(weight, block_size):
     return None  # your code here
 
 
-# %% [markdown]
-# The check for it. First, what usually comes of ten values in blocks of four, and why:
-
-
-# %%
-absmax_slips = {
-    "right": [4, 3, 0.5],
-    "take magnitudes first: the largest value of a block is not its largest magnitude": [2, 3, 0.5],
-    "the last, short block is missing": [4, 3],
-    "the short block was filled up with values of other blocks": [4, 3, 4],
-    "the short block was filled up with ones: fill with what cannot be the largest": [4, 3, 1],
-    "it took the last four values: the last block starts where the one before it ended": [4, 3, 0.75],
-    "one for each row: blocks run on through the rows": [4, 1],
-    "blocks within each row: they run on from one row into the next": [4, 3, 1, 0.125],
-    "one for the whole array": [4],
-}
-
-# %% [markdown]
-# Then the check itself. It also tries eight values, where both blocks are whole.
-
-
-# %%
-def check_absmax(function):
-    weight = np.array([[1.0, -4.0, 2.0, 0.5, 3.0], [-1.0, 0.25, -0.75, 0.5, -0.125]], np.float32)
-    got, message = attempt(function, weight, 4)
-    if "failed" in message:
-        return f"{message}. Ten values don't fit into blocks of four: fill up with zeros, or loop over slices"
-    if message:
-        return message
-    got = got.reshape(-1).tolist()
-    found = [words for words, answer in absmax_slips.items() if got == answer]
-    if found != ["right"]:
-        return found[0] if found else f"not yet: the blocks hold 4, 4 and 2 values, and you gave {got}"
-    got, message = attempt(function, weight[:, 1:], 4)  # two whole blocks
-    if message:
-        return f"right with a short last block, but with whole blocks (is there one too many?) {message}"
-    got = got.reshape(-1).tolist()
-    if got == [4, 0.75, 0]:
-        return "right with a short last block. Whole blocks need no filling: `-n % b` is 0 there, `b - n % b` is b"
-    return "right" if got == [4, 0.75] else f"right with a short last block; two whole ones give {got}, not [4, 0.75]"
-
-
-print(check_absmax(my_absmax))
+print(check.check_absmax(my_absmax))
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -1536,60 +1397,13 @@ def my_rows(weight):
     return None  # your code here
 
 
-# %% [markdown]
-# The check for it. First, what may be wrong with the two numbers:
-
-
-# %%
-def rows_slips(w, bits, error):
-    """What is known to go wrong with the bits, and with the error, of a matrix of 24 rows of 200."""
-    decoded = rounded(w, listed, 200)
-    costs = {
-        "the scales are not counted": 4,
-        "a row has as many weights as the matrix has *columns*": 4 + 32 / 24,
-        "these are the scales alone, add the indices": 32 / 200,
-        "these are those of blocks of 64": 4.5,
-        "these are the bits of the whole matrix, divide by the number of weights": 4 * w.size + 32 * 24,
-    }
-    wrong = {
-        "it is that of blocks of 64": lost(w, rounded(w, listed)),
-        "it is that of one scale for all": lost(w, rounded(w, listed, w.size)),
-        "it is that of one scale a column": lost(w.T, rounded(w.T, listed, 24)),
-        "it is absolute, divide by the norm of the weights": float(np.linalg.norm(decoded - w)),
-        "it is the mean absolute one, use `lost`": float(np.abs(decoded - w).mean()),
-    }
-    notes = [f"bits: {words}" for words, answer in costs.items() if math.isclose(bits, answer, rel_tol=1e-5)]
-    return notes + [f"error: {words}" for words, answer in wrong.items() if math.isclose(error, answer, rel_tol=1e-5)]
-
+print(check.check_rows(my_rows))
 
 # %% [markdown]
-# And the check itself:
-
-
-# %%
-def check_rows(function):
-    w = fresh[: 24 * 200].reshape(24, 200) * np.linspace(0.5, 2, 24, dtype=np.float32)[:, None]
-    got, message = attempt(function, w.copy())
-    if message:
-        return message
-    if got.shape != (2,):
-        return "return two numbers: first the bits a weight, then the error"
-    right = [4 + 32 / 200, lost(w, rounded(w, listed, 200))]
-    if np.allclose(got, right, rtol=0, atol=1e-6):
-        return "right"
-    if np.allclose(got[::-1], right, rtol=0, atol=1e-6):
-        return "both numbers are right, but in the other order: first the bits, then the error"
-    hint = f"not yet: there are rows of 200 weights, and you gave {got[0]:.4f} bits and an error of {got[1]:.4f}"
-    return "; ".join(rows_slips(w, *got.tolist())) or hint
-
-
-print(check_rows(my_rows))
-
-# %% [markdown]
-# And what rows cost in some layers of the model, as soon as the check says "right":
+# And what rows cost in some layers of the model, as soon as the check says "Right.":
 
 # %%
-for name in list(weights)[:7] if check_rows(my_rows) == "right" else []:
+for name in list(weights)[:7] if check.check_rows(my_rows) == check.RIGHT else []:
     (bits, error), blocks_of_64 = my_rows(weights[name]), lost(weights[name], rounded(weights[name], listed))
     width = weights[name].shape[1]
     print(f"{name:36} rows of {width}: {error:.4f} at {bits:.3f} bits, blocks of 64: {blocks_of_64:.4f} at 4.5 bits")

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lora_from_scratch import loraplus_param_groups
+from lora_from_scratch import loraplus_param_groups, nf4
 from lora_from_scratch.analysis.spectra import intruder_dimensions
+from lora_from_scratch.lab.codes import rounded
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 
@@ -252,6 +254,122 @@ ANSWERS += [
     ("03", "check_weights", {"three merges": None, "one merge": None}, "write your answer"),
     ("03", "check_weights", {"three merges": "one", "one merge": 1}, "two numbers"),
     ("03", "check_weights", 1.0, "both numbers"),
+]
+
+
+# Chapter 04
+
+
+def unpack(packed, count):
+    return np.stack([packed >> 4, packed & 15], axis=1).reshape(-1)[:count]
+
+
+def by_slices(weight, size, of=lambda part: np.abs(part).max()):
+    flat = weight.reshape(-1)
+    return [of(flat[i : i + size]) for i in range(0, len(flat), size)]
+
+
+def filled(value=0.0, often=lambda n, b: -n % b):
+    def answer(weight, size):
+        flat = np.abs(weight.reshape(-1))
+        return np.pad(flat, (0, often(len(flat), size)), constant_values=value).reshape(-1, size).max(axis=1)
+
+    return answer
+
+
+def normal_float(up=5, down=4, end=0.9677083, keep=False, scale=True, zero=True, order=True):
+    quantile, last = NormalDist().inv_cdf, None if keep else -1
+    levels = [quantile(p) for p in np.linspace(end, 0.5, up)[:last]]
+    levels += [-quantile(p) for p in np.linspace(end, 0.5, down)[:last]] + [0.0] * zero
+    levels = np.sort(levels) if order else np.array(levels)
+    return lambda: levels / levels.max() if scale else levels
+
+
+def rows(bits=lambda w: 4 + 32 / w.shape[1], block=lambda w: w.shape[1], error=None):
+    def answer(w):
+        decoded = rounded(w, nf4.LEVELS, block(w))
+        return bits(w), error(w, decoded) if error else np.linalg.norm(decoded - w) / np.linalg.norm(w)
+
+    return answer
+
+
+ANSWERS += [
+    ("04", "check_unpack", unpack, "Right"),
+    ("04", "check_unpack", lambda p, n: [c for byte in p.tolist() for c in (byte // 16, byte % 16)][:n], "Right"),
+    ("04", "check_unpack", lambda p, n: torch.from_numpy(unpack(p, n)), "Right"),
+    ("04", "check_unpack", lambda p, n: np.stack([p & 15, p >> 4], axis=1).reshape(-1)[:n], "*first* code stands"),
+    ("04", "check_unpack", lambda p, n: np.stack([p & 15, p >> 4], axis=1).reshape(-1), "and the filler"),
+    ("04", "check_unpack", lambda p, n: unpack(p, 2 * len(p)), "cut to `count`"),
+    ("04", "check_unpack", lambda p, n: np.concatenate([p >> 4, p & 15])[:n], "interleave"),
+    ("04", "check_unpack", lambda p, n: np.stack([p & 240, p & 15], axis=1).reshape(-1)[:n], "not shifted"),
+    ("04", "check_unpack", lambda p, n: np.stack([p >> 4, p], axis=1).reshape(-1)[:n], "`& 15` is missing"),
+    ("04", "check_unpack", lambda p, n: p >> 4, "high halves alone"),
+    ("04", "check_unpack", lambda p, n: p, "bytes themselves"),
+    ("04", "check_unpack", lambda p, n: unpack(p, 2 * len(p) - 1), "not always by one"),
+    ("04", "check_unpack", lambda p, n: unpack(p, n) if n % 2 else unpack(p, n)[::-1], "for an even one it gives"),
+    ("04", "check_unpack", lambda p, n: unpack(p, n) + 1, "should come back"),
+    ("04", "check_unpack", lambda p, n: "codes", "give back numbers"),
+    ("04", "check_unpack", lambda p, n: None, "write your answer"),
+    ("04", "check_unpack", raises, "KeyError"),
+    ("04", "check_nf3", normal_float(), "Right"),
+    ("04", "check_nf3", lambda: normal_float()().tolist(), "Right"),
+    ("04", "check_nf3", lambda: torch.from_numpy(normal_float()()), "Right"),
+    ("04", "check_nf3", normal_float(4, 4), "three each"),
+    ("04", "check_nf3", normal_float(5, 5), "four each"),
+    ("04", "check_nf3", normal_float(keep=True), "1/2 was kept"),
+    ("04", "check_nf3", normal_float(9, 8), "that is NF4"),
+    ("04", "check_nf3", normal_float(zero=False), "seven levels"),
+    ("04", "check_nf3", normal_float(order=False), "sort them"),
+    ("04", "check_nf3", normal_float(scale=False), "divide by it"),
+    ("04", "check_nf3", normal_float(4, 5), "3 positive levels"),
+    ("04", "check_nf3", normal_float(end=0.95), "is the end 0.9677083"),
+    ("04", "check_nf3", normal_float(4, 4, keep=True, zero=False), "exact zeros"),
+    ("04", "check_nf3", lambda: [-1, -2 / 3, -1 / 3, 0, 0.25, 0.5, 0.75, 1], "evenly spaced in the *value*"),
+    ("04", "check_nf3", lambda: [math.nan] * 8, "NaN"),
+    ("04", "check_nf3", lambda: [math.inf] * 8, "infinite"),
+    ("04", "check_nf3", lambda: normal_float(end=1.0)(), "no probability of 0 or 1"),
+    ("04", "check_nf3", lambda: None, "write your answer"),
+    ("04", "check_absmax", by_slices, "Right"),
+    ("04", "check_absmax", lambda w, b: np.array(by_slices(w, b)), "Right"),
+    ("04", "check_absmax", lambda w, b: torch.tensor(by_slices(w, b)), "Right"),
+    ("04", "check_absmax", filled(), "Right"),
+    ("04", "check_absmax", lambda w, b: by_slices(w, b, np.max), "magnitudes first"),
+    ("04", "check_absmax", lambda w, b: by_slices(w, b)[: w.size // b], "short block is missing"),
+    ("04", "check_absmax", filled(1.0), "filled up with ones"),
+    ("04", "check_absmax", lambda w, b: np.abs(np.resize(w, (-(-w.size // b), b))).max(1), "other blocks"),
+    ("04", "check_absmax", lambda w, b: [np.abs(p).max() for p in np.array_split(w.reshape(-1), 3)], "nearly equal"),
+    ("04", "check_absmax", lambda w, b: np.abs(w).max(axis=1), "one for each row"),
+    ("04", "check_absmax", lambda w, b: [x for row in w for x in by_slices(row, b)], "within each row"),
+    ("04", "check_absmax", lambda w, b: np.abs(w).max(), "whole array"),
+    ("04", "check_absmax", filled(often=lambda n, b: b - n % b), "b - n % b is b"),
+    ("04", "check_absmax", lambda w, b: np.abs(w.reshape(-1, b)).max(1), "fill up with zeros"),
+    ("04", "check_absmax", lambda w, b: [1, 2, 3], "4, 4 and 2 values"),
+    ("04", "check_absmax", lambda w, b: None, "write your answer"),
+    ("04", "check_rows", rows(), "Right"),
+    ("04", "check_rows", lambda w: np.array(rows()(w)), "Right"),
+    ("04", "check_rows", lambda w: rows()(w)[::-1], "in the other order"),
+    ("04", "check_rows", rows(lambda w: 4), "bits: the scales are not counted"),
+    ("04", "check_rows", rows(lambda w: 4 + 32 / w.shape[0]), "*columns*"),
+    ("04", "check_rows", rows(lambda w: 32 / w.shape[1]), "scales alone"),
+    ("04", "check_rows", rows(lambda w: 4.5), "bits: these are those of blocks of 64"),
+    ("04", "check_rows", rows(lambda w: 4 * w.size + 32 * w.shape[0]), "whole matrix"),
+    ("04", "check_rows", rows(lambda w: (4 + 32 / w.shape[1]) / 8), "bytes"),
+    ("04", "check_rows", rows(lambda w: 4 + 4 / w.shape[1]), "32 bits, not 4"),
+    ("04", "check_rows", rows(block=lambda w: 64), "error: it is that of blocks of 64"),
+    ("04", "check_rows", rows(block=lambda w: w.size), "one scale for all"),
+    ("04", "check_rows", rows(error=lambda w, d: np.linalg.norm(d - w)), "absolute, divide"),
+    ("04", "check_rows", rows(error=lambda w, d: np.abs(d - w).mean()), "mean absolute"),
+    (
+        "04",
+        "check_rows",
+        rows(error=lambda w, d: np.mean(np.linalg.norm(d - w, axis=1) / np.linalg.norm(w, axis=1))),
+        "mean of the rows' errors",
+    ),
+    ("04", "check_rows", rows(error=lambda w, d: (np.linalg.norm(d - w) / np.linalg.norm(w)) ** 2), "the square"),
+    ("04", "check_rows", lambda w: (7, 7), "rows of 200 weights"),
+    ("04", "check_rows", lambda w: 7, "two numbers"),
+    ("04", "check_rows", lambda w: None, "write your answer"),
+    ("04", "check_rows", raises, "KeyError"),
 ]
 
 
@@ -586,6 +704,15 @@ def test_the_reader_is_told_what_is_right_and_which_mistake_was_made(chapter, na
     assert said.startswith(("Right", "Not yet: "))
 
 
+GIVEN = {  # what the text of an exercise says is there
+    "04": {
+        "quantile": NormalDist().inv_cdf,
+        "listed": nf4.LEVELS,
+        "lost": importlib.import_module("lora_from_scratch.book.checks.ch04").lost,
+    }
+}
+
+
 def solutions() -> list[tuple[str, str, str]]:
     """(chapter, check, code) of every folded solution that is code, with the check that its exercise calls."""
     found = []
@@ -608,6 +735,7 @@ def test_the_folded_solution_is_accepted(chapter, part, code):
     imports = re.findall(r"(?m)^(?:from|import) [^\n(]*(?:\([^)]*\))?", text)
     space: dict = {}
     exec("\n".join(imports), space)
+    space |= GIVEN.get(chapter, {})
     stub = part[part.index("# %%\n") : part.index("# %% [markdown]")]
     exec(stub.rpartition("print(")[0], space)
     exec(code, space)

@@ -27,9 +27,10 @@ def number(answer: object) -> float | None:
 def tensor(answer: object) -> Tensor | None:
     """A float64 tensor from a tensor, an array or nested lists of numbers; None for anything else."""
     try:
-        return torch.as_tensor(
-            np.asarray(answer.detach() if isinstance(answer, Tensor) else answer), dtype=torch.float64
-        )
+        array = np.array(
+            answer.detach() if isinstance(answer, Tensor) else answer, dtype=np.float64
+        )  # a copy, forwards
+        return torch.from_numpy(array)
     except (TypeError, ValueError, RuntimeError):
         return None
 
