@@ -32,7 +32,9 @@ def merges(first: LoRALinear, second: LoRALinear) -> dict[str, Tensor]:
         "W0 is in it twice: `weight` of an adapted layer holds the base already": [2 * W0 + one + two],
         "W0 is missing": [one + two],
         "the scalings are missing": [W0 + plain + other],
-        "each update has its own scaling; both got one of the two": [W0 + c * (plain + other) for c in (s, t, s + t)],
+        "each update has its own scaling; both got the first one's scaling": [W0 + s * (plain + other)],
+        "each update has its own scaling; both got the second one's scaling": [W0 + t * (plain + other)],
+        "each update has its own scaling; both got the sum of the two": [W0 + (s + t) * (plain + other)],
         "the scalings are exchanged": [W0 + t * plain + s * other],
         "the scaling is in it twice: delta_weight() has it already": [W0 + s * one + t * two],
         "only the first update arrived": [W0 + one],
@@ -58,10 +60,10 @@ def check_merge_of_two(function) -> str:
     if found is None:
         return STUB
     if isinstance(found, nn.Module):
-        return not_yet("that is a layer; give its weight, one matrix (d_out, d_in)")
+        return not_yet("give the weight, one matrix (d_out, d_in), and not a layer")
     got = tensor(found)
     if got is None:
-        return not_yet(f"give one matrix (d_out, d_in), and not {type(found).__name__}")
+        return not_yet(f"give one tensor of shape (5, 6), and not {type(found).__name__}")
     words = {words for words, wrong in answers.items() for each in wrong if same(got, each)}
     if words == {"right"}:
         changed = not torch.equal(W0, first.base.weight)
@@ -75,21 +77,22 @@ def check_merge_of_two(function) -> str:
     if any(same(got, each.T) for each in answers["right"]):
         return not_yet("right, and transposed: a weight is (d_out, d_in), B @ A")
     if got.shape != W0.shape:
-        return not_yet(f"its shape is {tuple(got.shape)}; a weight is (d_out, d_in), here {tuple(W0.shape)}")
-    return not_yet("W0 once, then s · B A of each adapter, with its own s, B and A")
+        return not_yet(f"give one tensor of shape (5, 6), (d_out, d_in); yours is {tuple(got.shape)}")
+    return not_yet("W0 once, and s · B A of each adapter with its own s: B1 goes with A1 alone, B2 with A2")
 
 
 GAP = 2**-10  # between 1 and the next float16
+HINT = "below half of the gap 2⁻¹⁰ above 1 nothing arrives; above it, the nearest neighbour does"
 RIGHT_WEIGHTS = {"three merges": 1.0, "one merge": 1 + GAP}
 MISTAKES = {
     "three merges": {
-        1.0012: "that is without rounding; each merge rounds, and 1.0004 lies nearest to 1",
+        1.0012: "that is without rounding; the sum is rounded to float16 before the next merge",
         1.0004: "1.0004 is no float16: the nearest one is taken, after each merge",
-        1 + GAP: "that is as if it were rounded once, at the end; each of the three merges rounds",
+        1 + GAP: "that is rounded once, at the end; three merges round three times, and each is rounded away",
         1 + 3 * GAP: "0.0004 is less than half of the gap 2⁻¹⁰, so it rounds down",
     },
     "one merge": {
-        1.0: "0.0012 is more than half of the gap 2⁻¹⁰ = 0.00098, so something arrives",
+        1.0: "0.0012 is more than half of the gap 2⁻¹⁰ = 0.00098, so it arrives",
         1.0012: "1.0012 is no float16: the nearest one is taken",
         1 + GAP / 2: "1 + 2⁻¹¹ is no float16: above 1 the gap is 2⁻¹⁰, and 2⁻¹¹ below it",
         1 + 2 * GAP: "1 + 2⁻⁹ = 1.00195 is farther from 1.0012 than 1 + 2⁻¹⁰ = 1.00098 is",
@@ -105,13 +108,13 @@ def check_weights(answers) -> str:
     if answers is None or (isinstance(answers, dict) and None in answers.values()):
         return STUB
     if not isinstance(answers, dict) or set(answers) != set(RIGHT_WEIGHTS):
-        return not_yet('give two numbers, under "three merges" and "one merge"')
+        return not_yet('give both numbers, under "three merges" and "one merge"')
     wrong = []
     for way, right in RIGHT_WEIGHTS.items():
         got = number(answers[way])
         if got is None:
-            wrong.append(f"{way}: give a number")
+            wrong.append(f"{way}: the answers are two numbers")
         elif not abs(got - right) < 2.5e-5:
             near = (words for value, words in MISTAKES[way].items() if abs(value - got) < 2.5e-5)
-            wrong.append(f"{way}: {next(near, 'which float16 lies nearest, 1 or 1 + 2⁻¹⁰? Half of the gap decides')}")
+            wrong.append(f"{way}: {next(near, 'HINT)}")
     return not_yet("; ".join(wrong)) if wrong else RIGHT

@@ -1,13 +1,11 @@
 """The exercises of chapter 05: backward through 4 bits, the start from what was lost, and LoftQ's rounds."""
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lora_from_scratch import LoRALinear, NF4Linear, nf4
 from lora_from_scratch.analysis.spectra import low_rank_factors
 from lora_from_scratch.book.checks.common import RIGHT, STUB, call, not_yet, same, tensor
-from lora_from_scratch.lab.codes import CODES, rounded
 
 
 def gradients(grad: Tensor, W: Tensor, A: Tensor, B: Tensor, s: float) -> dict[str, Tensor]:

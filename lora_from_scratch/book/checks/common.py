@@ -27,9 +27,8 @@ def number(answer: object) -> float | None:
 def tensor(answer: object) -> Tensor | None:
     """A float64 tensor from a tensor, an array or nested lists of numbers; None for anything else."""
     try:
-        array = np.array(
-            answer.detach() if isinstance(answer, Tensor) else answer, dtype=np.float64
-        )  # a copy, forwards
+        plain = answer.detach().cpu().numpy() if isinstance(answer, Tensor) else answer
+        array = np.array(plain, dtype=np.float64)  # a copy, also of an array that runs backwards
         return torch.from_numpy(array)
     except (TypeError, ValueError, RuntimeError):
         return None
