@@ -172,9 +172,10 @@ def test_adamw_takes_the_same_path(method, dtype):
     assert_near(losses[0], losses[1], TOLERANCES[dtype], "losses")
     assert losses[0][-1] < 0.9 * losses[0][0], "nothing was learned, so nothing was compared"
     for name, mine, other in pair.factors():
-        # AdamW divides a gradient by its own size, so the rounding of a small one comes out enlarged, up to 1e-5 seen
-        # in float32; a wrong scaling or decay moves the factors by a tenth and more.
-        assert_near(mine, other, 1e-12 if dtype == torch.float64 else 1e-4, name)
+        # AdamW divides a gradient by its own size, so the rounding of a small one comes out enlarged: up to 1e-5 seen
+        # in float32 and 2e-12 in float64, which depends on the processor. A wrong scaling or decay moves the factors by
+        # a tenth and more.
+        assert_near(mine, other, 1e-9 if dtype == torch.float64 else 1e-4, name)
 
 
 @pytest.mark.parametrize("rank, d_in, d_out", [(1, 5, 3), (7, 30, 20), (16, 8, 8)])
