@@ -116,5 +116,6 @@ def check_weights(answers) -> str:
             wrong.append(f"{way}: the answers are two numbers")
         elif not abs(got - right) < 2.5e-5:
             near = (words for value, words in MISTAKES[way].items() if abs(value - got) < 2.5e-5)
-            wrong.append(f"{way}: {next(near, 'HINT)}")
+            close = "near it; write the float16 out to its last digit"
+            wrong.append(f"{way}: {next(near, close if abs(got - right) < 1.5e-4 else HINT)}")
     return not_yet("; ".join(wrong)) if wrong else RIGHT
