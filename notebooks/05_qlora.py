@@ -677,57 +677,37 @@ print("written:", path.name)
 #
 # ## Exercises
 #
-# **1. Backward by hand.** Fill in the backward pass of a 4-bit layer with a bias: `h = decode(codes) x + bias`. Give
-# the gradient of the loss with respect to `x` for `grad` of shape (N, d_out).
+# **1. Backward by hand.** Fill in the backward pass of an adapted 4-bit layer, `h = decode(codes) x + bias + s·B A x`:
+# give the gradient of the loss with respect to `x` for `grad` of shape (N, d_out).
 
 
 # %%
-def my_backward(grad, codes):
-    """The gradient of x (N, d_in), from grad (N, d_out) and an NF4Tensor of shape (d_out, d_in)."""
+from lora_from_scratch.book.checks import ch05 as check
+
+
+def my_backward(grad, codes, A, B, s):
+    """The gradient of x (N, d_in), from grad (N, d_out), an NF4Tensor (d_out, d_in), A (r, d_in) and B (d_out, r)."""
     return None  # your code here
 
 
-# %% [markdown]
-# The check for it:
-
-
-# %%
-def check_backward(function):
-    torch.manual_seed(3)
-    codes = nf4.quantize(torch.randn(24, 24).numpy())  # square, so that a wrong product also has a shape
-    grad, W = torch.randn(5, 24), torch.from_numpy(nf4.dequantize(codes))
-    try:
-        got = function(grad, codes)
-    except (RuntimeError, TypeError, AttributeError, ValueError) as error:
-        return f"that does not run ({error}): is the weight decoded, torch.from_numpy(nf4.dequantize(codes))?"
-    if got is None:
-        return "replace `return None` by your code and run the cell again"
-    if not isinstance(got, torch.Tensor) or got.shape != grad.shape:
-        return f"give one tensor of shape (N, d_in) = {tuple(grad.shape)}; yours is {getattr(got, 'shape', type(got))}"
-    if torch.allclose(got, grad @ W, atol=1e-5):
-        return "right"
-    if torch.allclose(got, grad @ W.T, atol=1e-5):
-        return "that is the forward product: backward goes through W the other way, without the transpose"
-    return "not yet: with h = x @ W.T, what does the chain rule give for x?"
-
-
-print(check_backward(my_backward))
+print(check.check_backward(my_backward))
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
 # ```python
-# def my_backward(grad, codes):
-#     return grad @ torch.from_numpy(nf4.dequantize(codes))
+# def my_backward(grad, codes, A, B, s):
+#     W = torch.from_numpy(nf4.dequantize(codes))
+#     return grad @ W + s * (grad @ B) @ A
 # ```
 #
-# The bias does not enter: it adds a constant to `h`.
+# The bias does not enter: it adds a constant to `h`. The adapter does: what flows into `x` flows through both paths.
 #
 # </details>
 #
 # **2. The start from what was lost.** Write `A` and `B` for a `LoRALinear` over an `NF4Linear`, so that `base.weight
 # + s·B A` comes as near to `W` as a rank of `r` allows. `low_rank_factors(M, r)` gives `B, A` with `B A` the best
-# rank-r part of `M`.
+# rank-r part of `M`. Think of the layer's own factor: it multiplies by `layer.scaling`.
 
 
 # %%
@@ -736,33 +716,7 @@ def my_start(W, layer):
     return None  # your code here
 
 
-# %% [markdown]
-# The check for it:
-
-
-# %%
-def check_start(function):
-    linear = nn.Linear(48, 40)
-    W, layer = linear.weight.detach(), LoRALinear(NF4Linear.from_linear(linear), rank=8, alpha=32)
-    got = function(W, layer)
-    if got is None:
-        return "replace `return None` by your code and run the cell again"
-    if not isinstance(got, tuple) or [tuple(t.shape) for t in got] != [(8, 48), (40, 8)]:
-        return "return the pair A, of shape (8, 48), and B, of shape (40, 8)"
-    product = got[1] @ got[0]
-    best, of_W = (torch.matmul(*low_rank_factors(M, 8)) for M in (W - layer.base.weight, W))
-    cosine, other = (F.cosine_similarity(product.flatten(), M.flatten(), dim=0) for M in (best, of_W))
-    if cosine > 0.999:
-        off = float(product.norm() / best.norm()) * layer.scaling
-        return "right" if abs(off - 1) < 1e-3 else f"s · B A points the right way, but is {off:.3g} times too long"
-    if cosine < -0.999:
-        return "the sign: the adapter must add W - base.weight"
-    if abs(other) > 0.99:
-        return "that is the best part of W itself; take it of what was lost"
-    return "not yet: s · B A should be the best rank-8 part of W - layer.base.weight"
-
-
-print(check_start(my_start))
+print(check.check_start(my_start))
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -786,35 +740,7 @@ def my_rounds(W, levels, rank, rounds):
     return None  # your code here
 
 
-# %% [markdown]
-# The check for it:
-
-
-# %%
-def check_rounds(function):
-    W, levels = pretrained(size).model.layers[0].mlp.up_proj.weight.detach().cpu(), codes.CODES["NF2"]
-    got = function(W, levels, 8, 12)
-    if got is None:
-        return "replace `return None` by your code and run the cell again"
-    try:
-        errors = [float(error) for _, error in zip(range(12), got, strict=True)]
-    except (RuntimeError, TypeError, ValueError):
-        return "give a list of 12 numbers: the Frobenius norm of W - Q - L after each round"
-    Q = torch.from_numpy(codes.rounded(W.numpy(), levels))
-    L = torch.matmul(*low_rank_factors(W - Q, 8))
-    Q2 = torch.from_numpy(codes.rounded((W - L).numpy(), levels))
-    second = W - Q2 - torch.matmul(*low_rank_factors(W - Q2, 8))
-    if abs(errors[0] - (W - Q - L).norm()) > 1e-3 * errors[0]:
-        return (
-            "the first is off: Q rounds W itself, then L is the best part of W - Q; the norm is not squared or relative"
-        )
-    if abs(errors[1] - second.norm()) > 1e-3 * errors[1]:
-        return "the second error is off: Q must round W - L, and L must then be taken from W - Q, not from W - L - Q"
-    least = errors.index(min(errors)) + 1
-    return f"right: {', '.join(f'{error:.3f}' for error in errors)}. The least is in round {least} of 12"
-
-
-print(check_rounds(my_rounds))
+print(check.check_rounds(my_rounds))
 
 # %% [markdown]
 # <details><summary>Solution</summary>

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lora_from_scratch import loraplus_param_groups, nf4
-from lora_from_scratch.analysis.spectra import intruder_dimensions
+from lora_from_scratch.analysis.spectra import intruder_dimensions, low_rank_factors
 from lora_from_scratch.lab.codes import rounded
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
@@ -370,6 +370,93 @@ ANSWERS += [
     ("04", "check_rows", lambda w: 7, "two numbers"),
     ("04", "check_rows", lambda w: None, "write your answer"),
     ("04", "check_rows", raises, "KeyError"),
+]
+
+
+# Chapter 05
+
+
+def decoded(codes):
+    return torch.from_numpy(nf4.dequantize(codes))
+
+
+def backward(base=True, adapter=True, scale=lambda s: s, of=lambda grad, W: grad @ W):
+    def answer(grad, codes, A, B, s):
+        return base * of(grad, decoded(codes)) + adapter * scale(s) * (grad @ B) @ A
+
+    return answer
+
+
+def start(of=lambda W, kept: W - kept, scale=lambda s: (1, 1 / s), order=lambda A, B: (A, B)):
+    def answer(W, layer):
+        B, A = low_rank_factors(of(W, layer.base.weight), layer.rank)
+        a, b = scale(layer.scaling)
+        return order(a * A, b * B)
+
+    return answer
+
+
+def rounds(
+    of=lambda W, Q, L: W - Q, to_round=lambda W, L: W - L, error=lambda W, Q, L, rest: (W - Q - L).norm(), once=False
+):
+    def answer(W, levels, rank, count):
+        L, Q, errors = torch.zeros_like(W), None, []
+        for _ in range(count):
+            if Q is None or not once:
+                Q = torch.from_numpy(rounded(to_round(W, L).numpy(), levels))
+            rest = (W - Q).norm()
+            L = torch.matmul(*low_rank_factors(of(W, Q, L), rank))
+            errors.append(error(W, Q, L, rest))
+        return errors
+
+    return answer
+
+
+ANSWERS += [
+    ("05", "check_backward", backward(), "Right"),
+    ("05", "check_backward", lambda *a: backward()(*a).numpy(), "Right"),
+    ("05", "check_backward", lambda g, c, A, B, s: (decoded(c).T @ g.T + s * A.T @ (B.T @ g.T)).T, "Right"),
+    ("05", "check_backward", backward(adapter=False), "adapter's part is missing: x goes"),
+    ("05", "check_backward", backward(base=False), "base's part is missing"),
+    ("05", "check_backward", backward(scale=lambda s: 1), "scaling of the adapter's part is missing"),
+    ("05", "check_backward", lambda g, c, A, B, s: s * backward(scale=lambda s: 1)(g, c, A, B, s), "part alone"),
+    ("05", "check_backward", lambda g, c, A, B, s: decoded(c).T @ g, "RuntimeError"),
+    ("05", "check_backward", lambda *a: backward()(*a).T, "transposed"),
+    ("05", "check_backward", lambda g, c, A, B, s: g @ c, "Hint: the weight is"),
+    ("05", "check_backward", lambda *a: backward()(*a)[:2], "its shape is"),
+    ("05", "check_backward", lambda *a: "a word", "one tensor of shape"),
+    ("05", "check_backward", lambda *a: None, "write your answer"),
+    ("05", "check_start", start(), "Right"),
+    ("05", "check_start", start(scale=lambda s: (1 / s, 1)), "Right"),
+    ("05", "check_start", start(scale=lambda s: (s**-0.5, s**-0.5)), "Right"),
+    ("05", "check_start", start(order=lambda A, B: [A.numpy(), B.numpy()]), "Right"),
+    ("05", "check_start", start(scale=lambda s: (1, 1)), "divide by it once"),
+    ("05", "check_start", start(scale=lambda s: (1, s)), "you multiply by it"),
+    ("05", "check_start", start(scale=lambda s: (1 / s, 1 / s)), "divided out twice"),
+    ("05", "check_start", start(of=lambda W, kept: kept - W), "the sign"),
+    ("05", "check_start", start(of=lambda W, kept: W), "of W itself"),
+    ("05", "check_start", start(of=lambda W, kept: kept), "of W itself"),
+    ("05", "check_start", start(order=lambda A, B: (B, A)), "exchanged"),
+    ("05", "check_start", lambda W, layer: (layer.A.detach()[:3], layer.B.detach()), "yours are (3, 48)"),
+    ("05", "check_start", lambda W, layer: (layer.A.detach(), torch.ones(40, 8)), "best rank-8 part"),
+    ("05", "check_start", lambda W, layer: layer.A, "return the pair"),
+    ("05", "check_start", lambda W, layer: None, "write your answer"),
+    ("05", "check_start", raises, "KeyError"),
+    ("05", "check_rounds", rounds(), "Right"),
+    ("05", "check_rounds", lambda *a: np.array([float(e) for e in rounds()(*a)]), "Right"),
+    ("05", "check_rounds", lambda *a: torch.stack(rounds()(*a)), "Right"),
+    ("05", "check_rounds", rounds(error=lambda W, Q, L, rest: (W - Q - L).norm() ** 2), "the square"),
+    ("05", "check_rounds", rounds(error=lambda W, Q, L, rest: (W - Q - L).norm() / W.norm()), "relative to"),
+    ("05", "check_rounds", rounds(error=lambda W, Q, L, rest: rest), "before the low-rank part"),
+    ("05", "check_rounds", rounds(of=lambda W, Q, L: W), "taken of W"),
+    ("05", "check_rounds", rounds(of=lambda W, Q, L: W - L - Q), "not of W - L - Q"),
+    ("05", "check_rounds", rounds(once=True), "never changes"),
+    ("05", "check_rounds", rounds(to_round=lambda W, L: W), "never changes"),
+    ("05", "check_rounds", rounds(to_round=lambda W, L: W + L), "the first error is right"),
+    ("05", "check_rounds", rounds(error=lambda W, Q, L, rest: (W - Q + L).norm()), "the first is off"),
+    ("05", "check_rounds", lambda *a: rounds()(*a)[:5], "a list of 12 numbers"),
+    ("05", "check_rounds", lambda *a: None, "write your answer"),
+    ("05", "check_rounds", raises, "KeyError"),
 ]
 
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from lora_from_scratch import LoRALinear, NF4Linear, nf4
 from lora_from_scratch.analysis.spectra import low_rank_factors
 from lora_from_scratch.book.checks.common import RIGHT, STUB, call, not_yet, same, tensor
+from lora_from_scratch.lab.codes import CODES, rounded
 
 
 def gradients(grad: Tensor, W: Tensor, A: Tensor, B: Tensor, s: float) -> dict[str, Tensor]:
@@ -110,3 +111,55 @@ def start_mistake(product: Tensor, W: Tensor, kept: Tensor, s: float) -> str:
     if max(abs(other), abs(rounded_one)) > 0.99:
         return not_yet("that is the best part of W itself; take it of what was lost, W - layer.base.weight")
     return not_yet("s · B A should be the best rank-8 part of W - layer.base.weight")
+
+
+def errors_of(W: Tensor, levels, rank: int, rounds: int, slip: str = "") -> list[float]:
+    """The errors |W - Q - L| of LoftQ's rounds, or what a usual slip gives."""
+    L, Q, errors = torch.zeros_like(W), torch.zeros_like(W), []
+    for i in range(rounds):
+        if slip != "rounded once" or i == 0:
+            Q = torch.from_numpy(rounded((W - L).numpy(), levels))
+        lost = {"of W": W, "less L": W - L - Q}.get(slip, W - Q)
+        before = (W - Q).norm().item()
+        L = torch.matmul(*low_rank_factors(lost, rank))
+        error = (W - Q - L).norm().item()
+        kinds = {"squared": error**2, "relative": error / W.norm().item(), "before": before, "mean": error / W.numel()}
+        errors.append(kinds.get(slip, error))
+    return errors
+
+
+SLIPS = {
+    "squared": "that is the square of the norm; take its root",
+    "relative": "that is relative to |W|; give the norm of W - Q - L itself",
+    "mean": "that is divided by the number of weights; give the norm itself",
+    "before": "that is |W - Q|, before the low-rank part; take L off too",
+    "of W": "the low-rank part is taken of W; take it of what rounding lost, W - Q",
+    "less L": "from the second round on, take L of W - Q, and not of W - L - Q",
+    "rounded once": "Q never changes after the first round: each rounds W - L, with the L of the one before",
+}
+
+
+def check_rounds(function) -> str:
+    """The reader's function of (W, levels, rank, rounds): the error after each round, from L = 0."""
+    W = torch.randn(48, 64, generator=torch.Generator().manual_seed(2)) / 8
+    arguments = (CODES["NF2"], 8, 12)
+    found, problem = call(function, W.clone(), *arguments)
+    if problem or found is None:
+        return problem or STUB
+    got = tensor([float(error) for error in found] if isinstance(found, (list, tuple)) else found)
+    if got is None or got.shape != (12,):
+        return not_yet("give a list of 12 numbers: the Frobenius norm of W - Q - L after each round")
+    right = tensor(errors_of(W, *arguments))
+    if same(got, right, 1e-4):
+        least = int(right.argmin()) + 1
+        return (
+            f"Right: from {right[0]:.3f} to {right[-1]:.3f}; the least, {right.min():.3f}, is in round {least} of 12."
+        )
+    for slip, words in SLIPS.items():
+        if same(got, tensor(errors_of(W, *arguments, slip)), 1e-4):
+            return not_yet(words)
+    if same(got[1:], right[:-1], 1e-4):
+        return not_yet("the first error is that before any round; the list has one after each of the twelve")
+    if same(got[:1], right[:1], 1e-4):
+        return not_yet("the first error is right; in the second round Q must round W - L, and L be taken of W - Q")
+    return not_yet("the first is off: Q rounds W itself, then L is the best part of W - Q, and the error |W - Q - L|")
