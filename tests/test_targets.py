@@ -142,6 +142,7 @@ def test_other_parameters_of_three_dimensions_raise_no_alarm():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         add_adapters(model, AdapterConfig(rank=2))
+    assert len(list(filter(is_adapter, model.modules()))) == 4
 
 
 # Held at several places

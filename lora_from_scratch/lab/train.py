@@ -44,8 +44,8 @@ def fit(
 
     `groups` are parameter groups with rates of their own, such as LoRA+'s; a rate that they leave open is `lr`. Every
     rate rises over the first 5 % of the steps and falls to zero in a straight line.
-    Raises ValueError if nothing is trainable, if `groups` hold something else, if the first step gives a parameter no
-    gradient or all of them zero (the model never calls it; nothing would ever be learnt), if `batches` end too soon.
+    Raises ValueError if nothing is trainable, if `groups` hold something else, if `batches` end too soon, or if the
+    first step gives a parameter no gradient (the model never calls it) or all of them zero.
     """
     if steps < 1:
         raise ValueError(f"steps is {steps!r}; training takes at least one")

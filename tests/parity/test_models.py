@@ -13,6 +13,7 @@ from pairs import Pair, adapters_of, assert_near, make_pair, peft_adapters_of
 from torch import Tensor, nn
 
 from lora_from_scratch import AdapterConfig, add_adapters, count_parameters, merge_adapters, trainable_parameters
+from lora_from_scratch.inject import is_adapter
 from lora_from_scratch.targets import find_targets
 
 # PEFT and these tests use the name that this method has had for years; its new name is not in older versions.
@@ -330,3 +331,4 @@ def test_experts_of_a_real_model_are_named_in_a_warning():
     model = small(transformers.MixtralForCausalLM, num_local_experts=4, num_experts_per_tok=2, num_key_value_heads=1)
     with pytest.warns(UserWarning, match=r"model\.layers\.0\.mlp\.experts\.gate_up_proj"):
         add_adapters(model, AdapterConfig(rank=2))
+    assert not any("experts" in name for name, module in model.named_modules() if is_adapter(module))
