@@ -345,3 +345,16 @@ def test_a_comparison_is_a_table_with_paired_differences_and_the_rate_s_resoluti
     assert lines[3].endswith("+0.250 ± 0.000") and "0.01" in lines[3] and "×÷" in lines[3]
     with pytest.raises(ValueError, match="against is 'rank 8'"):
         tables.comparison(both, against="rank 8")
+
+
+def test_one_call_draws_the_chapter_s_rows(out, capsys):
+    """All rows, or those named, as one picture that is recorded like any other; a row not measured yet is named."""
+    book = chapter()
+    book.finding("same", "it ends as low", Equal(0.02)).measure((0.0, 0.01), chance=(0.3, 0.01))
+    book.forest("verdicts", "What held.")
+    assert (out / "01_made_up_verdicts.png").read_bytes().startswith(b"\x89PNG")
+    assert book.figures == {"01_made_up_verdicts.png": "What held."}
+    book.finding("later", "it ends lower", Lower(0))
+    with pytest.raises(ValueError, match="later was written down and not measured yet"):
+        book.forest("verdicts", "What held.")
+    book.forest("verdicts", "What held.", rows=["same"])

@@ -131,7 +131,9 @@ class Row:
         return "\n".join(lines)
 
     def as_data(self) -> dict:
-        """The row as JSON holds it."""
+        """The row as JSON holds it. Raises ValueError before it was measured."""
+        if not self.verdict:
+            raise ValueError(f"{self.name} was written down and not measured yet")
         plain = ("kind says scope source read published seen_first tested_on asks_again").split()
         last = ("shown no_chance chance_passes verdict leans").split()
         ends = lambda e: {"value": e.value, "low": e.low, "high": e.high}  # noqa: E731
