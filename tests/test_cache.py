@@ -475,3 +475,12 @@ def test_reading_a_base_leaves_the_random_numbers_alone(fits):
     state = torch.get_rng_state()
     pretrain.pretrained(SMOKE)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_every_base_reads_windows_of_its_own(fits, monkeypatch):
+    """Another start alone would be half of another model."""
+    seeds, batches = [], train.Batches
+    monkeypatch.setattr(train, "Batches", lambda *args, seed: seeds.append(seed) or batches(*args, seed=seed))
+    for seed in (1, 0):
+        pretrain.pretrained(SMOKE, seed)
+    assert seeds == [1, 0]

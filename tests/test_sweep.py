@@ -339,6 +339,8 @@ def test_best_rates_nearer_than_both_resolutions_are_a_tie():
     grid = {10.0**k: abs(k + 3.0) for k in range(-5, 0)}
     near, far = at(1e-3, grid), at(1e-2, {10.0**k: abs(k + 2.0) for k in range(-5, 0)})
     assert not sweep.told_apart(near, far)
+    beyond_one = [at(rate, {rate / 10: 2.0, rate: 1.0, rate * 10: 2.0}) for rate in (1e-3, 2e-2)]
+    assert not sweep.told_apart(*beyond_one), "20 times apart, each known to a factor of 10"
     fine = [at(rate, {rate / 1.5: 2.0, rate: 1.0, rate * 1.5: 2.0}) for rate in (1e-3, 1e-2)]
     assert sweep.told_apart(*fine)
     assert not sweep.told_apart(at(1e-3, {}), fine[1]), "a rate that was not tuned settles nothing"
