@@ -214,6 +214,7 @@ def test_a_wrapped_layer_is_one_layer_under_its_own_name(wrap):
         if not wrap_first:
             model.layers[0].up = wrap(model.layers[0].up)
         torch.testing.assert_close(model(x), h)
+        assert sum(map(is_adapter, model.modules())) == 4, "the wrapper is none"
         assert count_parameters(model)[0] == 2 * sum((8 + 12, 12 + 8)) * 2
         assert sum(len(g["params"]) for g in loraplus_param_groups(model, 1e-3)) == 8
         with pytest.raises(ValueError, match=r"has adapters already.*layers\.0\.up"):
