@@ -11,7 +11,7 @@ from fractions import Fraction
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import FLOATS, Case, assert_close, cases, seeds
 from torch import Tensor, nn
@@ -25,8 +25,15 @@ HALVES = (torch.bfloat16, torch.float16)
 
 
 def moved(case: Case, layer_class: type = DoRALinear, **options) -> DoRALinear:
-    """The layer with A and B far from their start, and a magnitude that is no row's norm, from 0.5 to 2.5."""
-    return move(case.trained(layer_class, **options), case.seed)
+    """The layer with A and B far from their start, and a magnitude that is no row's norm, from 0.5 to 2.5.
+
+    No row of W0 is all but cancelled by its update: there rounding comes out enlarged, by as much as this processor
+    happens to round. Tests of such rows make their own.
+    """
+    layer = move(case.trained(layer_class, **options), case.seed)
+    w, u = layer.base.weight.detach().double(), layer.delta_weight().detach().double()
+    assume(((w + u).square().sum(dim=1) > 0.01 * (w.abs() + u.abs()).square().sum(dim=1)).all())
+    return layer
 
 
 def move(layer: DoRALinear, seed: int) -> DoRALinear:
