@@ -503,6 +503,8 @@ ANSWERS += [
     ("06", "check_lengths", LENGTHS | {"plain": 100}, "there is room"),
     ("06", "check_lengths", LENGTHS | {"plain": 0.5}, "whole number of tokens"),
     ("06", "check_lengths", {"plain": None, "checkpointing": None}, "write your answer"),
+    ("06", "check_lengths", {"plain": None, "checkpointing": np.array([1, 2])}, "write your answer"),
+    ("06", "check_lengths", LENGTHS | {"plain": math.inf}, "whole number of tokens"),
     ("06", "check_lengths", 7, "both numbers"),
     ("06", "check_upper", rf".*layers\.({UPPER})\..*_proj", "Right"),
     ("06", "check_upper", r"model\.layers\.([6-9]|1[01])\.(self_attn|mlp)\.\w+", "Right"),
@@ -514,6 +516,7 @@ ANSWERS += [
     ("06", "check_upper", r".*", "the head matches too"),
     ("06", "check_upper", r"block7", "matches no layer"),
     ("06", "check_upper", r"(", "no regular expression"),
+    ("06", "check_upper", r"a{99999999999}", "no regular expression"),
     ("06", "check_upper", None, "write your answer"),
     ("06", "check_upper", ["q_proj"], "one string"),
 ]
@@ -535,6 +538,14 @@ ANSWERS += [
     ("07", "check_scaling", lambda a, r: 1 / math.sqrt(r), "alpha is missing"),
     ("07", "check_scaling", lambda a, r: 2 * a / math.sqrt(r), "should be alpha itself"),
     ("07", "check_scaling", lambda a, r: a / r**0.25, "which power"),
+    (
+        "07",
+        "check_scaling",
+        lambda a, r: {1: a, 4: 1.0, 16: 0.7, 64: 0.1}[r],
+        "which power",
+    ),  # no other rank is asked for
+    ("07", "check_scaling", lambda a, r: a if r == 1 else 1e300, "a positive number"),
+    ("07", "check_scaling", lambda a, r: torch.ones(3, 3), "a positive number"),
     ("07", "check_scaling", lambda a, r: -a, "a positive number"),
     ("07", "check_scaling", lambda a, r: None, "write your answer"),
     ("07", "check_scaling", raises, "KeyError"),
@@ -567,10 +578,29 @@ def of_b(name, p):
     return name.endswith(".B")
 
 
+def all_frozen(model, *rest):
+    model.requires_grad_(False)
+    return grouped(lambda n, p: False)(model, *rest)
+
+
+def single(model, *rest):
+    return [group | {"params": group["params"][0]} for group in grouped(of_b)(model, *rest)]
+
+
+def once_only(model, *rest):
+    return (group | {"params": iter(group["params"])} for group in grouped(of_b)(model, *rest))
+
+
 ANSWERS += [
     ("08", "check_groups", grouped(of_b), "Right"),
     ("08", "check_groups", lambda m, lr, ratio, decay: loraplus_param_groups(m, lr, ratio, decay), "Right"),
     ("08", "check_groups", lambda m, lr, ratio, decay: tuple(grouped(of_b)(m, lr, ratio, decay)), "Right"),
+    ("08", "check_groups", single, "Right"),
+    ("08", "check_groups", once_only, "Right"),
+    ("08", "check_groups", all_frozen, "Body.A is missing"),
+    ("08", "check_groups", lambda *a: np.ones(3), "a list of groups"),
+    ("08", "check_groups", lambda *a: torch.ones(3), "a list of groups"),
+    ("08", "check_groups", lambda m, *a: [{"params": m.parameters(), "lr": "fast"}], "lr is a number"),
     ("08", "check_groups", grouped(lambda n, p: False), "learns at 0.001, and should at 0.016"),
     ("08", "check_groups", grouped(lambda n, p: True), "is no adapter's B"),
     ("08", "check_groups", grouped(lambda n, p: "B" in n), "*ends* in .B"),
@@ -605,6 +635,11 @@ def as_forward(weight: Callable) -> Callable:
     return lambda x, W0, A, B, s, m, bias: F.linear(x, weight(W0, A, B, s, m), bias)
 
 
+def in_place(W0, A, B, s, m):
+    W0 += s * B @ A
+    return (m / W0.norm(dim=1))[:, None] * W0
+
+
 WRONG_WEIGHTS = [
     (lambda W, A, B, s, m: W + s * B @ A, "it is LoRA"),
     (lambda W, A, B, s, m: m[:, None] * F.normalize(W + s * B @ A, dim=0), "wrong axis"),
@@ -625,6 +660,8 @@ ANSWERS += [("09", "check_forward", as_forward(wrong), words) for wrong, words i
 ANSWERS += [
     ("09", "check_forward", as_forward(dora_weight), "Right"),
     ("09", "check_forward", lambda *a: as_forward(dora_weight)(*a).numpy(), "Right"),
+    ("09", "check_forward", lambda *a: as_forward(dora_weight)(*a).float(), "Right"),
+    ("09", "check_forward", as_forward(in_place), "Right"),
     (
         "09",
         "check_forward",
@@ -644,6 +681,8 @@ ANSWERS += [
     ("09", "check_forward", lambda *a: None, "write your answer"),
     ("09", "check_merge", dora_weight, "Right"),
     ("09", "check_merge", lambda *a: dora_weight(*a).numpy(), "Right"),
+    ("09", "check_merge", lambda *a: dora_weight(*a).float(), "Right"),
+    ("09", "check_merge", in_place, "Right"),
     ("09", "check_merge", lambda *a: dora_weight(*a).T, "transposed"),
     ("09", "check_merge", lambda W, A, B, s, m: (m / W.norm(dim=1))[:, None] * (W + s * B @ A), "that is the trap"),
     ("09", "check_merge", lambda *a: 7, "give back one weight"),
@@ -676,9 +715,15 @@ def intruders(best: Callable, below=True, form=list) -> Callable:
     return answer
 
 
-def full_svd(W0, W1, k):
-    U0, U1 = torch.linalg.svd(W0).U[:, :30], torch.linalg.svd(W1).U
+def full_svd(W0, W1, k, columns=30):
+    U0, U1 = torch.linalg.svd(W0).U[:, :columns], torch.linalg.svd(W1).U
     return (U0.T @ U1[:, :k]).abs().amax(0)
+
+
+def subtracting(W0, W1, k, epsilon):
+    places = intruder_dimensions(W0, W1, k, epsilon)
+    W1 -= W0
+    return places
 
 
 TALL = importlib.import_module("lora_from_scratch.book.checks.ch10").weights()[0]
@@ -689,6 +734,12 @@ ANSWERS += [
     ("10", "check_intruders", intruders(lambda a, b, k: likeness(a, b).amax(0), form=torch.tensor), "Right"),
     ("10", "check_intruders", intruders(lambda a, b, k: likeness(a, b).amax(0), form=set), "Right"),
     ("10", "check_intruders", intruders(full_svd), "Right"),
+    ("10", "check_intruders", intruders(lambda a, b, k: full_svd(a, b, k, None)), "no singular value of W0"),
+    ("10", "check_intruders", intruders(lambda a, b, k: (svd(a).U @ svd(b).U.T).abs().amax(0)), "compares rows"),
+    ("10", "check_intruders", subtracting, "Right"),
+    ("10", "check_intruders", lambda *a: [i + 0.4 for i in intruder_dimensions(*a)], "a list of whole numbers"),
+    ("10", "check_intruders", lambda *a: [math.nan], "a list of whole numbers"),
+    ("10", "check_intruders", lambda *a: [math.inf], "a list of whole numbers"),
     ("10", "check_intruders", intruder_dimensions, "Right"),
     ("10", "check_intruders", intruders(lambda a, b, k: likeness(a, b - a).amax(0)), "vectors of ΔW"),
     ("10", "check_intruders", intruders(lambda a, b, k: (svd(a).U.T @ svd(b).U).amax(0)), "absolute value"),
@@ -708,6 +759,8 @@ ANSWERS += [
     ("10", "check_delta", 2 * TALL, "a multiple of W0"),
     ("10", "check_delta", -TALL, "a multiple of W0"),
     ("10", "check_delta", torch.ones(30, 40), "the shape of W0"),
+    ("10", "check_delta", TALL * math.nan, "not finite"),
+    ("10", "check_delta", TALL * 1e200, "not finite"),
     ("10", "check_delta", None, "the shape of W0"),
     ("10", "check_width", 17, "Right"),
     ("10", "check_width", np.int64(17), "Right"),
@@ -745,8 +798,16 @@ def along_u(W0, W1, c):
     return W1 + (c - 1) * u @ (u.T @ (W1 - W0))
 
 
+def shrink_in_place(W0, W1, c):
+    shrunk = shrink(W0, W1, c)
+    W1 -= W0
+    return shrunk
+
+
 ANSWERS += [
     ("11", "check_shrink", shrink, "Right"),
+    ("11", "check_shrink", shrink_in_place, "Right"),
+    ("11", "check_shrink", lambda *a: shrink(*a).float(), "Right"),
     ("11", "check_shrink", lambda a, b, c: shrink(a, b, c).numpy(), "Right"),
     ("11", "check_shrink", lambda a, b, c: a + c * (b - a), "shrinks all of ΔW"),
     ("11", "check_shrink", lambda a, b, c: a + (c - 1) * piece(b, a), "taken from W0"),

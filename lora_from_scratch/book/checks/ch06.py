@@ -1,5 +1,6 @@
 """The exercises of chapter 06: bytes by hand, what a layer keeps, the longest sequence, the upper blocks alone."""
 
+import math
 import re
 
 import torch
@@ -93,12 +94,12 @@ def check_lengths(answer) -> str:
     """{"plain": …, "checkpointing": …}: the longest sequence, to the 128 tokens below."""
     if not isinstance(answer, dict) or set(answer) != {"plain", "checkpointing"}:
         return not_yet('give both numbers: {"plain": …, "checkpointing": …}')
-    if None in answer.values():
+    if any(length is None for length in answer.values()):
         return STUB
     told = []
     for name, wrapped in (("plain", False), ("checkpointing", True)):
         n = number(answer[name])
-        if n is None or n != int(n) or n < 1:
+        if n is None or not math.isfinite(n) or n != int(n) or n < 1:
             return not_yet(f"{name}: a length is a whole number of tokens, at least 1")
         right, near = longest(wrapped), lambda length, n=n: length <= n < length + STEP  # noqa: E731
         if near(right):
@@ -129,7 +130,7 @@ def check_upper(pattern) -> str:
     try:
         found = [name for name in names if re.fullmatch(pattern, name)]
         inside = [name for name in names if re.search(pattern, name)]
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         return not_yet(f"that is no regular expression: {error}")
     half, blocks = CONFIG.num_hidden_layers // 2, CONFIG.num_hidden_layers
     wanted = [name for name in names if name != "lm_head" and int(name.split(".")[2]) >= half]

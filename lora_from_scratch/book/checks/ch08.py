@@ -31,22 +31,30 @@ def model() -> nn.Module:
     return made
 
 
+def members(params) -> list:
+    """The parameters of a group: torch takes a single one, too."""
+    return [params] if isinstance(params, torch.Tensor) else list(params)
+
+
 def check_groups(function) -> str:
     """The reader's groups for (model, lr, ratio, weight_decay): every adapter's B at lr · ratio, the rest at lr."""
     trained = model()
+    learns = {name for name, p in trained.named_parameters() if p.requires_grad}  # before the reader's function runs
     groups, problem = call(function, trained, LR, RATIO, DECAY)
     if problem or groups is None:
         return problem or STUB
     try:
-        rate = {id(p): (group["lr"], group.get("weight_decay")) for group in groups for p in group["params"]}
-        count = sum(len(list(group["params"])) for group in groups)
-    except (TypeError, KeyError, AttributeError):
+        told = [(id(p), number(g["lr"]), g.get("weight_decay")) for g in groups for p in members(g["params"])]
+        if any(lr is None for _, lr, _ in told):
+            return not_yet("a group's lr is a number")
+    except Exception:  # whatever it is, an optimizer cannot read it either
         return not_yet('give a list of groups, each {"params": a list, "lr": …, "weight_decay": …}')
+    rate = {key: (lr, decay) for key, lr, decay in told}
     rates = {name: rate.get(id(p), (None, None)) for name, p in trained.named_parameters()}
     for name, p in trained.named_parameters():
-        if p.requires_grad != (id(p) in rate):
-            return not_yet(f"{name} is {'missing' if p.requires_grad else 'frozen, and in a group'}")
-    if count != len(rate):
+        if (name in learns) != (id(p) in rate):
+            return not_yet(f"{name} is {'missing' if name in learns else 'frozen, and in a group'}")
+    if len(told) != len(rate):
         return not_yet("a parameter is in two groups")
     fast = {name for name, (lr, _) in rates.items() if lr is not None and math.isclose(lr, LR * RATIO)}
     wanted = {name for name in rates if name.endswith(".B")}
@@ -58,7 +66,7 @@ def check_groups(function) -> str:
         right = LR * (RATIO if name in wanted else 1)
         if lr is not None and not math.isclose(lr, right):
             return not_yet(f"{name} learns at {lr:g}, and should at {right:g}")
-        if lr is not None and decay != DECAY:
+        if lr is not None and number(decay) != DECAY:
             return not_yet(f"{name} has a weight decay of {decay}; the one that was asked for belongs in every group")
     return RIGHT
 
