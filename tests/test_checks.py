@@ -503,7 +503,7 @@ ANSWERS += [
     ("06", "check_lengths", LENGTHS | {"plain": 100}, "there is room"),
     ("06", "check_lengths", LENGTHS | {"plain": 0.5}, "whole number of tokens"),
     ("06", "check_lengths", {"plain": None, "checkpointing": None}, "write your answer"),
-    ("06", "check_lengths", {"plain": None, "checkpointing": np.array([1, 2])}, "write your answer"),
+    ("06", "check_lengths", {"plain": np.array([1, 2]), "checkpointing": None}, "write your answer"),
     ("06", "check_lengths", LENGTHS | {"plain": math.inf}, "whole number of tokens"),
     ("06", "check_lengths", 7, "both numbers"),
     ("06", "check_upper", rf".*layers\.({UPPER})\..*_proj", "Right"),

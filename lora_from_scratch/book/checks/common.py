@@ -4,6 +4,7 @@ A check takes the reader's answer and gives one line: "Right …", or "Not yet: 
 raises, and leaves the random state as it was.
 """
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -40,7 +41,11 @@ def call(function: Callable, *arguments: object) -> tuple[object, str]:
         return None, "Not yet: give the function itself, without calling it."
     try:
         with torch.random.fork_rng():
-            return function(*arguments), ""
+            own = [
+                copy.copy(a) if isinstance(a, np.ndarray) else a.clone() if isinstance(a, Tensor) else a
+                for a in arguments
+            ]
+            return function(*own), ""  # on copies, which it may change in place
     except Exception as error:  # whatever the reader wrote: it is told, not raised
         return (
             None,
