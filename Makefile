@@ -12,19 +12,22 @@ ONE := $(if $(N),--chapter $(N))
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help notebooks notebook book prose sync-check test parity bench check lab lint clean
+.PHONY: help notebooks appendices notebook book prose sync-check test parity bench check lab lint clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 notebooks: $(VENV)/.installed  ## run all chapters into build/, print the ledger [PRESET=smoke|quick|full|gpu]
-	@$(BOOK) run $(if $(PRESET),--preset $(PRESET))
+	@$(BOOK) run --chapter chapters $(if $(PRESET),--preset $(PRESET))
 
-notebook: $(VENV)/.installed  ## run one chapter into build/: make notebook N=03 [PRESET=...]
+appendices: $(VENV)/.installed  ## run the appendices likewise: depth for those who want it [PRESET=...]
+	@$(BOOK) run --chapter appendices $(if $(PRESET),--preset $(PRESET))
+
+notebook: $(VENV)/.installed  ## run one chapter or appendix into build/: make notebook N=03 (or A1) [PRESET=...]
 	@test -n "$(N)" || { echo "Which chapter? make notebook N=03" >&2; exit 2; }
 	@$(BOOK) run $(ONE) $(if $(PRESET),--preset $(PRESET))
 
-book: $(VENV)/.installed  ## run at full and renew the committed notebooks, figures and ledger [N=03] [PRESET=gpu]
+book: $(VENV)/.installed  ## run at full and renew all committed notebooks, figures and the ledger [N=03] [PRESET=gpu]
 	@$(BOOK) run --commit $(ONE) --preset $(or $(PRESET),full)
 
 prose: $(VENV)/.installed  ## renew only the words in the committed notebooks; runs nothing [N=03]

@@ -222,6 +222,15 @@ def test_a_chapter_number_that_does_not_exist_is_an_error_that_lists_what_there_
     assert [path.stem for path in chapters.sources(tmp_path, "3")] == ["03_made_up"]
 
 
+def test_appendices_come_after_the_chapters_and_can_be_run_apart(tmp_path):
+    for stem in ("A1_depth", "03_made_up", "11_last"):
+        write(tmp_path, CHAPTER, stem)
+    stems = lambda which: [path.stem for path in chapters.sources(tmp_path, which)]  # noqa: E731
+    assert stems(None) == ["03_made_up", "11_last", "A1_depth"]
+    assert stems(chapters.CHAPTERS) == ["03_made_up", "11_last"] and stems(chapters.APPENDICES) == ["A1_depth"]
+    assert stems("A1") == stems("a1") == ["A1_depth"]
+
+
 def test_only_what_the_repository_keeps_can_be_committed(tmp_path):
     for preset in ("smoke", "quick"):
         with pytest.raises(SystemExit):

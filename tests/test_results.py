@@ -219,14 +219,15 @@ def drawn() -> plt.Figure:
 
 
 def test_a_figure_is_saved_under_the_chapter_s_name_and_its_caption_printed(out, capsys):
-    """The picture is a PNG named after chapter and figure; the caption is printed and kept; the figure is closed."""
+    """The picture is a PNG named after chapter and figure; caption and alt text are kept; the figure is closed."""
     book = chapter()
     fig = drawn()
-    book.figure(fig, "curve", "The loss falls.")
+    book.figure(fig, "curve", "The loss falls.", alt="A line from the upper left to the lower right.")
     path = out / "01_made_up_curve.png"
     assert path.read_bytes().startswith(b"\x89PNG")
     assert [p.name for p in out.iterdir()] == [path.name]
-    assert book.figures == {"01_made_up_curve.png": "The loss falls."}
+    alt = "A line from the upper left to the lower right."
+    assert book.figures == {"01_made_up_curve.png": {"caption": "The loss falls.", "alt": alt}}
     assert capsys.readouterr().out == "The loss falls.\n"
     assert not plt.fignum_exists(fig.number)
 
@@ -353,7 +354,8 @@ def test_one_call_draws_the_chapter_s_rows(out, capsys):
     book.finding("same", "it ends as low", Equal(0.02)).measure((0.0, 0.01), chance=(0.3, 0.01))
     book.forest("verdicts", "What held.")
     assert (out / "01_made_up_verdicts.png").read_bytes().startswith(b"\x89PNG")
-    assert book.figures == {"01_made_up_verdicts.png": "What held."}
+    assert book.figures["01_made_up_verdicts.png"]["caption"] == "What held."
+    assert "same" in book.figures["01_made_up_verdicts.png"]["alt"]
     book.finding("later", "it ends lower", Lower(0))
     with pytest.raises(ValueError, match="later was written down and not measured yet"):
         book.forest("verdicts", "What held.")

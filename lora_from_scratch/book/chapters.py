@@ -1,9 +1,9 @@
 """A chapter's source and its committed notebook, kept in step.
 
-A chapter is written by hand in `notebooks/NN_name.py`, plain Python in jupytext's percent format. Beside it lies
-`NN_name.ipynb`: its cells, word for word, and the outputs they gave at preset `full`. Whatever a notebook carries that
-nobody wrote (random cell ids, the name of a kernel, times) is counted up or left out here, so that a second run
-changes only what was measured.
+A chapter is written by hand in `notebooks/NN_name.py`, plain Python in jupytext's percent format, and so is an
+appendix, `notebooks/AN_name.py`: depth for those who want it. Beside it lies `NN_name.ipynb`: its cells, word for word,
+and the outputs they gave at preset `full`. Whatever a notebook carries that nobody wrote (random cell ids, the name of
+a kernel, times) is counted up or left out here, so that a second run changes only what was measured.
 """
 
 import re
@@ -17,15 +17,19 @@ from lora_from_scratch.book import paragraphs
 from lora_from_scratch.lab.cache import save_atomically
 
 PERCENT = {"extension": ".py", "format_name": "percent", "comment_magics": False}  # False: a comment stays a comment
+CHAPTERS, APPENDICES = "chapters", "appendices"  # what `make notebooks` and `make appendices` run
 METADATA = {"kernelspec": {"name": "python3", "display_name": "Python 3"}, "language_info": {"name": "python"}}
 
 
-def sources(root: Path, number: str | None = None) -> list[Path]:
-    """The chapters in the order they are read, or the one with this number."""
-    found = sorted((root / "notebooks").glob("[0-9][0-9]_*.py"))
-    wanted = [path for path in found if number is None or path.name[:2] == number.zfill(2)]
+def sources(root: Path, which: str | None = None) -> list[Path]:
+    """The chapters and then the appendices, in the order they are read; or one part, CHAPTERS or APPENDICES; or the
+    one with this number, such as "3" or "A1"."""
+    folder = root / "notebooks"
+    parts = {CHAPTERS: sorted(folder.glob("[0-9][0-9]_*.py")), APPENDICES: sorted(folder.glob("A[0-9]_*.py"))}
+    found = [path for part in parts.values() for path in part]
+    wanted = parts.get(which, [path for path in found if which is None or path.name[:2] == which.upper().zfill(2)])
     if not wanted:
-        raise SystemExit(f"no chapter {number or ''} in notebooks/; there are: {', '.join(p.stem for p in found)}")
+        raise SystemExit(f"no chapter {which or ''} in notebooks/; there are: {', '.join(p.stem for p in found)}")
     return wanted
 
 

@@ -42,7 +42,7 @@ class Results:
     claims: dict[str, Claim] = field(default_factory=dict)
     numbers: dict[str, object] = field(default_factory=dict)
     sweeps: dict[str, dict] = field(default_factory=dict)
-    figures: dict[str, str] = field(default_factory=dict)
+    figures: dict[str, dict[str, str]] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
 
     def claim(
@@ -110,22 +110,26 @@ class Results:
         found = json.loads(path.read_text())["sweeps"].get(name)
         return found and {label: entry["rate"] for label, entry in found.items()}
 
-    def figure(self, fig: Figure, name: str, caption: str) -> None:
-        """Save a figure as `<chapter>_<name>.png`, show it where there is a notebook, and print its caption."""
+    def figure(self, fig: Figure, name: str, caption: str, alt: str = "") -> None:
+        """Save a figure as `<chapter>_<name>.png`, show it where there is a notebook, and print its caption.
+
+        `alt` is what one would tell somebody who cannot see it: the message, not the caption again.
+        """
         path = self._folder() / f"{self.chapter}_{name}.png"
         save_atomically(path, lambda temporary: fig.savefig(temporary, metadata={"Software": None}))
-        self.figures[path.name] = caption
+        self.figures[path.name] = {"caption": caption, "alt": alt}
         if "inline" in plt.get_backend():
             from IPython.display import display
 
-            display(fig)
+            display(fig, metadata={"image/png": {"alt": alt}})
         plt.close(fig)
         print(caption)
 
     def forest(self, name: str, caption: str, rows: list[str] | None = None) -> None:
         """One call for a forest of this chapter's rows (or those named): each interval against its line."""
         chosen = [self.rows[n] for n in rows or self.rows]
-        self.figure(forest([row.as_data() | {"name": row.name} for row in chosen]), name, caption)
+        alt = "; ".join(f"{row.name}: {row.shown}, {row.verdict}" for row in chosen)
+        self.figure(forest([row.as_data() | {"name": row.name} for row in chosen]), name, caption, alt)
 
     def save(self) -> Path:
         """Write `<chapter>.json`, and print which paragraphs this run's numbers do not bear out.

@@ -1,6 +1,7 @@
 """Runs the chapters, and keeps each committed notebook in step with its source.
 
 python -m lora_from_scratch.book.run run [--preset quick] [--chapter 03]     into build/<preset>/, nothing else
+python -m lora_from_scratch.book.run run --chapter appendices      the appendices alone; or chapters, or A1
 python -m lora_from_scratch.book.run run --preset full --commit    and renews notebooks/, figures/ and the ledger
 python -m lora_from_scratch.book.run prose      renews the words in committed notebooks, runs nothing
 python -m lora_from_scratch.book.run check      do sources, notebooks, figures and ledger agree?
@@ -105,7 +106,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(prog="python -m lora_from_scratch.book.run", description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=("run", "prose", "check"))
     parser.add_argument("--preset", choices=PRESETS, help="default: quick, or gpu with CUDA")
-    parser.add_argument("--chapter", metavar="NN", help="one chapter, not all")
+    parser.add_argument("--chapter", metavar="NN", help="one, as 03 or A1, or all chapters, or all appendices")
     parser.add_argument("--commit", action="store_true", help="renew what the repository holds: full or gpu")
     options = parser.parse_args(arguments)
     if options.commit and options.preset not in ("full", "gpu"):
