@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_from_scratch.book.stats import STUDENT_T, interval, paired, shown, table
+from lora_from_scratch.book.stats import STUDENT_T, interval, paired, shown, spearman, table
 
 NUMBERS = st.floats(-100, 100)
 SAMPLES = st.lists(NUMBERS, min_size=2, max_size=10)
@@ -127,3 +127,16 @@ def test_pairs_that_diverge_to_both_sides_have_no_difference():
     assert all(map(math.isnan, paired([math.inf, 1, 2], [1, math.inf, 2])))
     assert all(map(math.isnan, paired([math.inf, 1], [math.inf, 1])))
     assert all(map(math.isnan, interval([math.nan, 1.0])))
+
+
+def test_spearman_s_correlation_is_that_of_the_places():
+    """A rising function changes nothing; ties share their mean place, as worked out by hand; a constant has none."""
+    values = [3.0, -1.0, 7.0, 0.5]
+    assert spearman(values, [math.exp(v) for v in values]) == pytest.approx(1)
+    assert spearman(values, [-v for v in values]) == pytest.approx(-1)
+    # places 1, 2, 3 and 1, 2.5, 2.5: Pearson's correlation of these is 1.5 / sqrt(2 * 1.5)
+    assert spearman([1, 2, 3], [1, 5, 5]) == pytest.approx(1.5 / math.sqrt(3))
+    assert math.isnan(spearman([1, 2], [4, 4])) and math.isnan(spearman([1, math.nan], [4, 5]))
+    for wrong in ([1.0], [1.0, 2.0, 3.0]):
+        with pytest.raises(ValueError, match="two lists of one length"):
+            spearman(wrong, [1.0, 2.0][: len(wrong)])

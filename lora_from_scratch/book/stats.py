@@ -1,8 +1,10 @@
-"""Means with 95 % intervals over seeds, and tables of them as text."""
+"""Means with 95 % intervals over seeds, rank correlations, and tables as text."""
 
 import math
 import statistics
 from collections.abc import Sequence
+
+import numpy as np
 
 # The 97.5 % points of Student's t distribution for 1 to 9 degrees of freedom (any statistics textbook).
 STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -25,6 +27,20 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 def paired(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
     """(mean, half width) of first - second, seed by seed: what the seeds have in common cancels."""
     return interval([a - b for a, b in zip(first, second, strict=True)])
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float:
+    """The correlation of the places of two lists in their orders; equal values share their mean place.
+
+    NaN where one list is constant or holds NaN. Raises ValueError for lists of different lengths, or of fewer than two.
+    """
+    a, b = (np.asarray(values, dtype=float) for values in (first, second))
+    if a.shape != b.shape or a.ndim != 1 or len(a) < 2:
+        raise ValueError(f"shapes {a.shape} and {b.shape}; give two lists of one length, 2 or more")
+    if np.isnan(a).any() or np.isnan(b).any() or len(set(a)) < 2 or len(set(b)) < 2:
+        return math.nan
+    places = [np.mean([np.searchsorted(np.sort(v), v, side) for side in ("left", "right")], axis=0) for v in (a, b)]
+    return float(np.corrcoef(*places)[0, 1])
 
 
 def shown(values: Sequence[float], digits: int = 3) -> str:
