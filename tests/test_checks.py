@@ -338,6 +338,12 @@ ANSWERS += [
     ("04", "check_absmax", filled(1.0), "filled up with ones"),
     ("04", "check_absmax", lambda w, b: np.abs(np.resize(w, (-(-w.size // b), b))).max(1), "other blocks"),
     ("04", "check_absmax", lambda w, b: [np.abs(p).max() for p in np.array_split(w.reshape(-1), 3)], "nearly equal"),
+    (
+        "04",
+        "check_absmax",
+        lambda w, b: [*by_slices(w, b)[: w.size // b], np.abs(w.reshape(-1)[-b:]).max()],
+        "last *four*",
+    ),
     ("04", "check_absmax", lambda w, b: np.abs(w).max(axis=1), "one for each row"),
     ("04", "check_absmax", lambda w, b: [x for row in w for x in by_slices(row, b)], "within each row"),
     ("04", "check_absmax", lambda w, b: np.abs(w).max(), "whole array"),
@@ -462,7 +468,7 @@ ANSWERS += [
 
 # Chapter 06
 
-LENGTHS = {"plain": 1280, "checkpointing": 17408}
+LENGTHS = {"plain": 1088, "checkpointing": 9472}
 UPPER = "|".join(map(str, range(6, 12)))
 ANSWERS += [
     ("06", "check_bytes", lambda base, added: 2 * base + 12 * added, "Right"),
@@ -472,9 +478,13 @@ ANSWERS += [
     ("06", "check_bytes", lambda base, added: 2 * base + 4 * added, "two states are missing"),
     ("06", "check_bytes", lambda base, added: 2 * base + 6 * added, "4 bytes each here"),
     ("06", "check_bytes", lambda base, added: 12 * (base + added), "full fine-tuning"),
-    ("06", "check_bytes", lambda base, added: 4 * base + 12 * added, "in 16 bits"),
     ("06", "check_bytes", lambda base, added: 12 * added, "still in memory"),
     ("06", "check_bytes", lambda base, added: 2 * base + 16 * added, "no second copy"),
+    ("06", "check_bytes", lambda base, added: 2 * base, "adapters are missing"),
+    ("06", "check_bytes", lambda base, added: 4 * base + 12 * added, "4 would be float32"),
+    ("06", "check_bytes", lambda base, added: 4 * base + 16 * added, "and not in float32"),
+    ("06", "check_bytes", lambda base, added: base / 2 + 12 * added, "not in 4"),
+    ("06", "check_bytes", lambda base, added: 2120, "2 bytes for each frozen"),
     ("06", "check_bytes", lambda base, added: 1, "2 bytes for each frozen"),
     ("06", "check_bytes", lambda base, added: None, "write your answer"),
     ("06", "check_bytes", raises, "KeyError"),
@@ -493,13 +503,20 @@ ANSWERS += [
     ("06", "check_kept", lambda N, i, o, r: None, "write your answer"),
     ("06", "check_kept", raises, "KeyError"),
     ("06", "check_lengths", LENGTHS, "Right"),
-    ("06", "check_lengths", {"plain": "1,300", "checkpointing": np.int64(17500)}, "Right"),
-    ("06", "check_lengths", LENGTHS | {"plain": 1536}, "1 GB must be left"),
-    ("06", "check_lengths", LENGTHS | {"plain": 1408}, "STATE32"),
-    ("06", "check_lengths", LENGTHS | {"checkpointing": 18944}, "STATE32"),
-    ("06", "check_lengths", LENGTHS | {"checkpointing": 21376}, "2³⁰"),
-    ("06", "check_lengths", {"plain": 17408, "checkpointing": 1280}, "the other one's"),
-    ("06", "check_lengths", LENGTHS | {"plain": 5000}, "too long, 5,000 tokens take"),
+    ("06", "check_lengths", {"plain": "1,100", "checkpointing": np.int64(9500)}, "Right"),
+    ("06", "check_lengths", LENGTHS | {"plain": 1472}, "leaves nothing free"),
+    ("06", "check_lengths", LENGTHS | {"plain": 1024}, "nine tenths"),
+    ("06", "check_lengths", LENGTHS | {"plain": 1216}, "STATE32"),
+    ("06", "check_lengths", LENGTHS | {"plain": 1152}, "the logits' term is missing: use planned"),
+    ("06", "check_lengths", LENGTHS | {"checkpointing": 20160}, "the logits' term is missing, and the factor"),
+    ("06", "check_lengths", LENGTHS | {"checkpointing": 10432}, "STATE32"),
+    ("06", "check_lengths", LENGTHS | {"checkpointing": 9280}, "not 24 · 10⁹"),
+    ("06", "check_lengths", LENGTHS | {"checkpointing": 12416}, "and 1.1 times the plan"),
+    ("06", "check_lengths", LENGTHS | {"checkpointing": 11584}, "2³⁰"),
+    ("06", "check_lengths", LENGTHS | {"checkpointing": 8000}, "a MiB is 2²⁰"),
+    ("06", "check_lengths", LENGTHS | {"plain": 2752}, "QLoRA's"),
+    ("06", "check_lengths", {"plain": 9472, "checkpointing": 1088}, "the other one's"),
+    ("06", "check_lengths", LENGTHS | {"plain": 5000}, "too long; at 5,000 tokens"),
     ("06", "check_lengths", LENGTHS | {"plain": 100}, "there is room"),
     ("06", "check_lengths", LENGTHS | {"plain": 0.5}, "whole number of tokens"),
     ("06", "check_lengths", {"plain": None, "checkpointing": None}, "write your answer"),
@@ -515,6 +532,8 @@ ANSWERS += [
     ("06", "check_upper", r".*layers\.(" + UPPER + r")\..*(q|v)_proj", "12 layers match"),
     ("06", "check_upper", r".*", "the head matches too"),
     ("06", "check_upper", r"block7", "matches no layer"),
+    ("06", "check_upper", rf"^layers\.({UPPER})\..*_proj$", "*whole* name"),
+    ("06", "check_upper", r".*layers\.([6-9]|10|11)\..*_proj", "Right"),
     ("06", "check_upper", r"(", "no regular expression"),
     ("06", "check_upper", r"a{99999999999}", "no regular expression"),
     ("06", "check_upper", None, "write your answer"),
@@ -549,16 +568,34 @@ ANSWERS += [
     ("07", "check_scaling", lambda a, r: -a, "a positive number"),
     ("07", "check_scaling", lambda a, r: None, "write your answer"),
     ("07", "check_scaling", raises, "KeyError"),
-    ("07", "check_alpha", 128, "Right"),
-    ("07", "check_alpha", 16 * math.sqrt(64), "Right"),
-    ("07", "check_alpha", torch.tensor(128.0), "Right"),
-    ("07", "check_alpha", "128", "Right"),
-    ("07", "check_alpha", 16, "8 times too small"),
+    ("07", "check_alpha", 32, "Right"),
+    ("07", "check_alpha", 16 * 16 / math.sqrt(64), "Right"),
+    ("07", "check_alpha", torch.tensor(32.0), "Right"),
+    ("07", "check_alpha", "32", "Right"),
+    ("07", "check_alpha", 16, "half as large"),
     ("07", "check_alpha", 2, "the scaling itself"),
-    ("07", "check_alpha", 1024, "no scaling at all"),
-    ("07", "check_alpha", 0.25, "once more"),
+    ("07", "check_alpha", 128, "you train at rank 16"),
+    ("07", "check_alpha", 8, "not by √16"),
+    ("07", "check_alpha", 4, "the colleague divided by √64"),
+    ("07", "check_alpha", 256, "where √r was meant"),
     ("07", "check_alpha", 100, "should be 2"),
     ("07", "check_alpha", -1, "positive number"),
+    ("07", "check_factors", (64, 4), "Right"),
+    ("07", "check_factors", torch.tensor([64.0, 4.0]), "Right"),
+    ("07", "check_factors", [np.float64(64), "4"], "Right"),
+    ("07", "check_factors", (4, 64), "the other way round"),
+    ("07", "check_factors", (1 / 64, 0.25), "turn both over"),
+    ("07", "check_factors", (16, 1), "terms that all agree"),
+    ("07", "check_factors", (256, 16), "the scaling alone"),
+    ("07", "check_factors", (4, 4), "carries s twice"),
+    ("07", "check_factors", (64, 64), "one s is lost"),
+    ("07", "check_factors", (1024, 64), "you let it shrink"),
+    ("07", "check_factors", (64, 3), "gradient descent is right"),
+    ("07", "check_factors", (63, 4), "Adam is right"),
+    ("07", "check_factors", (2, 3), "how often does each carry s"),
+    ("07", "check_factors", (1, 1), "write your answer"),
+    ("07", "check_factors", 64, "two positive numbers"),
+    ("07", "check_factors", (64, -4), "two positive numbers"),
 ]
 
 
@@ -834,6 +871,124 @@ ANSWERS += [
     ("11", "check_difference", 3.4, "the first run's"),
     ("11", "check_difference", 7, "straight line"),
     ("11", "check_difference", None, "one number"),
+]
+
+
+# Chapter 03, the tied head
+
+ANSWERS += [
+    ("03", "check_tied", 131_072_000, "Right"),
+    ("03", "check_tied", "131,072,000", "Right"),
+    ("03", "check_tied", torch.tensor(131_072_000), "Right"),
+    ("03", "check_tied", 0, "a merge in place"),
+    ("03", "check_tied", 8 * 36_096, "gone after the merge"),
+    ("03", "check_tied", 262_144_000, "was there before"),
+    ("03", "check_tied", 131_072_000 + 8 * 36_096, "gone after the merge"),
+    ("03", "check_tied", 32_000, "that is the vocabulary"),
+    ("03", "check_tied", 7, "how large is the weight"),
+    ("03", "check_tied", None, "write your answer"),
+]
+
+
+# Appendix A2
+
+ANSWERS += [
+    ("A2", "check_ratio", lambda F, S, a, n: (F + S + a * n) / (F + a * n), "Right"),
+    ("A2", "check_ratio", lambda F, S, a, n: torch.tensor(1 + S / (F + a * n), dtype=torch.float64), "Right"),
+    ("A2", "check_ratio", lambda F, S, a, n: np.float64(1 + S / (F + a * n)), "Right"),
+    ("A2", "check_ratio", lambda F, S, a, n: (F + a * n) / (F + S + a * n), "the other way round"),
+    ("A2", "check_ratio", lambda F, S, a, n: (F + S) / (F + a * n), "full fine-tuning has activations"),
+    ("A2", "check_ratio", lambda F, S, a, n: (F + S + a * n) / F, "LoRA has activations"),
+    ("A2", "check_ratio", lambda F, S, a, n: (F + S) / F, "both have activations"),
+    ("A2", "check_ratio", lambda F, S, a, n: (S + a * n) / (a * n), "the frozen weights"),
+    ("A2", "check_ratio", lambda F, S, a, n: S / (F + S + a * n), "share that is saved"),
+    ("A2", "check_ratio", lambda F, S, a, n: (F + S + a) / (F + a), "those of one token"),
+    ("A2", "check_ratio", lambda F, S, a, n: (F + 2 * S + a * n) / (F + S + a * n), "not in LoRA's bytes"),
+    ("A2", "check_ratio", lambda F, S, a, n: 92 / 25, "what does full"),
+    ("A2", "check_ratio", lambda F, S, a, n: "much", "one number"),
+    ("A2", "check_ratio", lambda F, S, a, n: math.nan, "what does full"),
+    ("A2", "check_ratio", lambda F, S, a, n: None, "write your answer"),
+    ("A2", "check_ratio", raises, "KeyError"),
+    ("A2", "check_tokens", lambda F, S, a, q: (S / (q - 1) - F) / a, "Right"),
+    ("A2", "check_tokens", lambda F, S, a, q: (F + S - q * F) / ((q - 1) * a), "Right"),
+    ("A2", "check_tokens", lambda F, S, a, q: S / a, "that is the crossover"),
+    ("A2", "check_tokens", lambda F, S, a, q: S / (q - 1) / a, "on both sides"),
+    ("A2", "check_tokens", lambda F, S, a, q: (S / (q - 1) + F) / a, "where they help LoRA"),
+    ("A2", "check_tokens", lambda F, S, a, q: (S / q - F) / a, "a share of q - 1"),
+    ("A2", "check_tokens", lambda F, S, a, q: S / (q - 1) - F, "divide by those of a token"),
+    ("A2", "check_tokens", lambda F, S, a, q: 0, "solve for n"),
+    ("A2", "check_tokens", lambda F, S, a, q: None, "write your answer"),
+    ("A2", "check_tokens", 3, "without calling it"),
+]
+
+
+# Appendix A4
+
+ANSWERS += [
+    ("A4", "check_shares", (50, -16.7), "Right"),
+    ("A4", "check_shares", torch.tensor([50.0, -50 / 3]), "Right"),
+    ("A4", "check_shares", ["50", "-16.67"], "Right"),
+    ("A4", "check_shares", (0.5, -0.167), "in percent"),
+    ("A4", "check_shares", (50, 116.7), "the share that is lost"),
+    ("A4", "check_shares", (25.7, -8.6), "divides by the loss before"),
+    ("A4", "check_shares", (52.9, -17.6), "divides by the loss just after"),
+    ("A4", "check_shares", (50, 16.7), "less than nothing"),
+    ("A4", "check_shares", (50, 0), "do not cut it off"),
+    ("A4", "check_shares", (1, 2), "what was learnt is"),
+    ("A4", "check_shares", 50, "two numbers"),
+]
+
+
+# Appendix A1
+
+
+def zeros(low=float(nf4.LEVELS[6]) / 2, high=float(nf4.LEVELS[8]) / 2):
+    return lambda s: NormalDist().cdf(s * high) - NormalDist().cdf(s * low)
+
+
+def calm(top=lambda w: np.abs(w).max(axis=0), wrong=False):
+    return lambda w, g: (w / top(w), g / top(w) if wrong else g * top(w))
+
+
+ANSWERS += [
+    ("A1", "check_zeros", zeros(), "Right"),
+    ("A1", "check_zeros", lambda s: torch.tensor(zeros()(s)), "Right"),
+    ("A1", "check_zeros", lambda s: [zeros()(s)], "Right"),
+    ("A1", "check_zeros", zeros(float(nf4.LEVELS[6]), float(nf4.LEVELS[8])), "*half way*"),
+    ("A1", "check_zeros", lambda s: 100 * zeros()(s), "in percent"),
+    ("A1", "check_zeros", lambda s: 1 - zeros()(s), "*not* zero"),
+    ("A1", "check_zeros", zeros(low=0), "above zero alone"),
+    ("A1", "check_zeros", zeros(high=0), "below zero alone"),
+    ("A1", "check_zeros", zeros(low=-float(nf4.LEVELS[8]) / 2), "the positive one twice"),
+    ("A1", "check_zeros", zeros(high=-float(nf4.LEVELS[6]) / 2), "the negative one twice"),
+    ("A1", "check_zeros", lambda s: zeros()(1 / s), "do not divide"),
+    ("A1", "check_zeros", lambda s: zeros()(1), "which is the strength here"),
+    ("A1", "check_zeros", zeros(low=-99.0), "below the upper half way"),
+    ("A1", "check_zeros", lambda s: s * float(nf4.LEVELS[8] - nf4.LEVELS[6]) / 2, "interval's width"),
+    ("A1", "check_zeros", lambda s: 0.32, "and yours is 0.32"),
+    ("A1", "check_zeros", lambda s: [1, 2], "one number"),
+    ("A1", "check_zeros", lambda s: None, "write your answer"),
+    ("A1", "check_zeros", raises, "KeyError"),
+    ("A1", "check_calm", calm(), "Right"),
+    ("A1", "check_calm", calm(lambda w: 3 * np.abs(w).max(axis=0)), "Right"),
+    ("A1", "check_calm", lambda w, g: tuple(map(torch.tensor, calm()(w, g))), "Right"),
+    ("A1", "check_calm", lambda w, g: [part.tolist() for part in calm()(w, g)], "Right"),
+    ("A1", "check_calm", calm(wrong=True), "the same way as the column"),
+    ("A1", "check_calm", lambda w, g: (w / np.abs(w).max(axis=0), g), "the gain is as it was"),
+    ("A1", "check_calm", lambda w, g: (w / np.abs(w).max(axis=1)[:, None], g), "the *rows*"),
+    ("A1", "check_calm", calm(lambda w: np.linalg.norm(w, axis=0)), "equal norms"),
+    ("A1", "check_calm", calm(lambda w: w.max(axis=0)), "largest *value*"),
+    ("A1", "check_calm", calm(lambda w: w.std(axis=0)), "standard deviations"),
+    ("A1", "check_calm", calm(lambda w: np.array([1, 2, 1])), "computes the same, but"),
+    ("A1", "check_calm", lambda w, g: (2 * w, g), "something else"),
+    ("A1", "check_calm", lambda w, g: (w, g), "nothing has changed"),
+    ("A1", "check_calm", lambda w, g: calm()(w, g)[::-1], "the other way round"),
+    ("A1", "check_calm", lambda w, g: w, "two things"),
+    ("A1", "check_calm", lambda w, g: (w[:2], g), "the weight is (4, 3)"),
+    ("A1", "check_calm", calm(lambda w: np.array([1, np.nan, 1])), "NaN"),
+    ("A1", "check_calm", lambda w, g: ("w", "g"), "give back numbers"),
+    ("A1", "check_calm", lambda w, g: None, "write your answer"),
+    ("A1", "check_calm", raises, "KeyError"),
 ]
 
 

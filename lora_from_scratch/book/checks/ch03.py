@@ -1,4 +1,4 @@
-"""The exercises of chapter 03: two adapters in one weight, and updates that are rounded away in float16."""
+"""The exercises of chapter 03: two adapters in one weight, updates that are rounded away, and a head that was tied."""
 
 import torch
 from torch import Tensor, nn
@@ -119,3 +119,22 @@ def check_weights(answers) -> str:
             close = "near it; write the float16 out to its last digit"
             wrong.append(f"{way}: {next(near, close if abs(got - right) < 1.5e-4 else HINT)}")
     return not_yet("; ".join(wrong)) if wrong else RIGHT
+
+
+def check_tied(answer) -> str:
+    """How many parameters more a model with a tied head holds once the head was adapted and merged: 131,072,000."""
+    if answer is None:
+        return STUB
+    got, table, adapter = number(answer), 32_000 * 4_096, 8 * (32_000 + 4_096)
+    if got == table:
+        return "Right: the head is a tensor of its own now, and the embedding stays as it was."
+    mistakes = {
+        0: "that is a merge in place: it writes into the shared tensor, and the embedding changes with the head",
+        adapter: "that is the adapter, and it is gone after the merge; what did merge() make for the head?",
+        table + adapter: "the adapter is gone after the merge",
+        2 * table: "that is what both tensors hold; one of them was there before",
+        table - adapter: "the adapter was not in the model without adapters",
+        32_000: "that is the vocabulary; a row of the head has 4,096 entries",
+        4_096: "that is the width; the head has 32,000 rows",
+    }
+    return not_yet(mistakes.get(got, "merge() gives back a fresh layer: how large is the weight of the head?"))

@@ -86,7 +86,7 @@ def check_nf3(function) -> str:
 
 def check_absmax(function) -> str:
     """The reader's function of (weight, block_size): the largest magnitude of each block, the last one short."""
-    weight = np.array([[1.0, -4.0, 2.0, 0.5, 3.0], [-1.0, 0.25, 0.75, -0.5, -0.125]], np.float32)
+    weight = np.array([[1.0, -4.0, 2.0, 0.5, 3.0], [-1.0, 0.875, 0.75, -0.5, -0.125]], np.float32)
     got, problem = _array(function, weight.copy(), 4)
     if problem and problem != STUB:
         return problem + " (ten values don't fit into blocks of four: fill up with zeros, or loop over slices)"
@@ -97,7 +97,8 @@ def check_absmax(function) -> str:
         ([4, 3], "the last, short block is missing"),
         ([4, 3, 4], "the short block was filled up with values of other blocks"),
         ([4, 3, 1], "the short block was filled up with ones: fill with what cannot be the largest"),
-        ([4, 3, 0.75], "three nearly equal parts, or the last four values: blocks of four start at 0, 4 and 8"),
+        ([4, 3, 0.75], "these are three nearly equal parts: blocks of four start at 0, 4 and 8"),
+        ([4, 3, 0.875], "the last block took the last *four* values: it holds only the two that are left"),
         ([4, 1], "one for each row: blocks run on through the rows"),
         ([4, 3, 1, 0.125], "blocks within each row: they run on from one row into the next"),
         ([4], "one for the whole array"),
@@ -111,9 +112,9 @@ def check_absmax(function) -> str:
     if problem:
         return problem.replace("Not yet: ", "Not yet: right with a short last block; with whole ones ")
     whole = whole.reshape(-1).tolist()
-    if whole == [4, 0.75, 0]:
+    if whole == [4, 0.875, 0]:
         return not_yet("right with a short last block; whole ones need no filling: -n % b is 0 there, b - n % b is b")
-    return RIGHT if whole == [4, 0.75] else not_yet(f"right with a short block; two whole ones give {whole}")
+    return RIGHT if whole == [4, 0.875] else not_yet(f"right with a short block; two whole ones give {whole}")
 
 
 def lost(weight: np.ndarray, decoded: np.ndarray) -> float:

@@ -57,19 +57,46 @@ def check_scaling(function) -> str:
 
 
 def check_alpha(answer) -> str:
-    """The alpha under alpha / r that equals rsLoRA at rank 64 and alpha 16: 128."""
+    """The alpha of LoRA at rank 16 with the scaling of rsLoRA at rank 64 and alpha 16: 32."""
     alpha = number(answer)
     if alpha is None or not 0 < alpha < math.inf:
         return not_yet("give a positive number")
-    if math.isclose(alpha, 128, rel_tol=1e-9):
+    if math.isclose(alpha, 32, rel_tol=1e-9):
         return "Right: the scaling is 2 in both."
     mistakes = {
-        16: "that is the old alpha; its update would come out 8 times too small",
-        2: "that is the scaling itself, 16 / √64; the software will divide your alpha by 64",
-        1024: "you multiplied by r: that is no scaling at all",
-        0.25: "you divided by r once more: the new alpha has to be larger, as it will be divided by r",
-        32: "the root is taken of the wrong number: √64 is 8",
-        64: "that is the rank; it would give a scaling of 1",
+        16: "that is the colleague's alpha; it would come out half as large",
+        2: "that is the scaling itself, 16 / √64; your software will divide your alpha by 16",
+        128: "that is the alpha for plain LoRA at rank 64; you train at rank 16",
+        8: "that is for rsLoRA at rank 16; plain LoRA divides by 16, not by √16",
+        64: "that is the rank, or alpha times √16; what is the scaling, and what makes it with alpha / 16?",
+        4: "that keeps alpha / r; the colleague divided by √64",
+        256: "you multiplied by r where √r was meant",
     }
-    hint = f"the scaling comes out as {lora_scaling(alpha, 64):g}, and should be {16 / math.sqrt(64):g}"
+    hint = f"the scaling comes out as {lora_scaling(alpha, 16):g}, and should be {16 / math.sqrt(64):g}"
     return not_yet(mistakes.get(alpha, hint))
+
+
+def check_factors(answer) -> str:
+    """By how much the first change of the outputs shrinks from rank 4 to 64 under alpha / r: 64 and 4."""
+    values = [number(v) for v in answer] if hasattr(answer, "__len__") and len(answer) == 2 else [None]
+    if None in values or not all(0 < v < math.inf for v in values):
+        return not_yet("give two positive numbers: for gradient descent, and for Adam")
+    if all(math.isclose(v, 1, rel_tol=1e-9) for v in values):
+        return STUB
+    mistakes = {
+        (64, 4): "",
+        (4, 64): "the other way round: which of the two divides the gradient by its size?",
+        (1 / 64, 1 / 4): "by which factor does it shrink? turn both over",
+        (16, 1): "that is for terms that all agree; a sum of unrelated ones grows like √r",
+        (256, 16): "that is the scaling alone; the sum of r terms grows as well",
+        (4, 4): "gradient descent carries s twice: once in the gradient and once in the layer",
+        (64, 64): "Adam divides the gradient by its size, so one s is lost",
+        (1024, 64): "the sum grows with the rank; you let it shrink",
+    }
+    for pair, words in mistakes.items():
+        if all(math.isclose(v, wanted, rel_tol=1e-6) for v, wanted in zip(values, pair, strict=True)):
+            return not_yet(words) if words else "Right: plain gradient descent makes you regret alpha / r most."
+    for i, (wanted, name) in enumerate(zip((64, 4), ("gradient descent", "Adam"), strict=True)):
+        if math.isclose(values[i], wanted, rel_tol=1e-6):
+            return not_yet(f"{name} is right; look at the other one")
+    return not_yet("how often does each carry s, which shrinks 16 times, and how does a sum of unrelated terms grow?")

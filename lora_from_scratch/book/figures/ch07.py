@@ -1,0 +1,80 @@
+"""The pictures of chapter 07: the first step by rank, losses by rank, best rates by rank."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lora_from_scratch.book import plots, stats
+from lora_from_scratch.lab.sweep import Tuned
+
+COLOURS = {"LoRA": plots.BLUE, "rsLoRA": plots.ORANGE}
+POWERS = {"LoRA": 1.0, "rsLoRA": 0.5}  # s goes like the rank to minus this
+NAMES = {"LoRA": "alpha / r", "rsLoRA": "alpha / √r"}
+
+
+def first(ranks: Sequence[int], found: Mapping[int, np.ndarray]) -> Figure:
+    """The first gradient and one Adam step over the rank; `found` is {seed: (ranks, 3) at s = 1}."""
+    fig, axes = plots.canvas(2, width=10, height=4.0, sharey=True)
+    mean = np.mean([values / values[0] for values in found.values()], axis=0)
+    x = np.array(ranks, dtype=float)
+    for ax, column, title in zip(axes, (0, 2), ("The first gradient of B", "One Adam step: the outputs"), strict=True):
+        for name, colour in COLOURS.items():
+            for power in (0.5, 1.0) if column else (0.5,):  # the sum grows like √r, or like r
+                ax.plot(x, x ** (power - POWERS[name]), color=colour, linewidth=0.8, linestyle=":")
+            y = mean[:, column] / x ** POWERS[name]
+            ax.plot(x, y, color=colour, marker="o", markersize=4)
+            plots.label_end(ax, x, y, NAMES[name], colour)
+        ax.set(xscale="log", yscale="log", xlabel="rank", xlim=(0.8, ranks[-1] * 5), title=title)
+        ax.set_xticks(ranks, ranks)
+        ax.set_yticks([0.1, 0.2, 0.5, 1, 2, 5, 10], ["0.1", "0.2", "0.5", "1", "2", "5", "10"])
+        ax.minorticks_off()
+    axes[0].set_ylabel("relative to rank 1")
+    return fig
+
+
+def ranks(tuned: Mapping[str, Tuned], at: Mapping, rates: Mapping[str, float], every: Sequence[int], pair) -> Figure:
+    """Losses by rank at own rates, and at the shared ones for the two ranks of `pair`.
+
+    `at` is {(name, rank, which rate): [loss, one a seed]}.
+    """
+    fig, (ax,) = plots.canvas(width=8, height=4.6)
+    own = {name: [stats.interval(tuned[f"{name} rank {r}"].values("task_loss")) for r in every] for name in COLOURS}
+    for name, colour in COLOURS.items():
+        means, halves = zip(*own[name], strict=True)
+        plots.band(ax, every, means, halves, colour, label=f"{NAMES[name]}, own rate")
+        for which, marker in zip(rates, ("s", "^"), strict=True):
+            means, halves = zip(*(stats.interval(at[name, r, which]) for r in pair), strict=True)
+            place = np.array(pair) * (1.06 if name == "LoRA" else 0.94)
+            options = {"linestyle": "none", "marker": marker, "markerfacecolor": "white", "capsize": 2}
+            ax.errorbar(place, means, yerr=np.nan_to_num(halves), color=colour,
+                        label=f"{NAMES[name]}, {which} ({rates[which]:.4f})", **options)  # fmt: skip
+    ax.set(xscale="log", xlabel="rank", ylabel="loss on rot13 (nats a character)")
+    ax.set_xticks(every, every)
+    ax.minorticks_off()
+    ax.legend(fontsize=8)
+    return fig
+
+
+def rates(tuned: Mapping[str, Tuned], every: Sequence[int]) -> Figure:
+    """The best rates by rank, with bars to the neighbours that were tried."""
+    fig, (ax,) = plots.canvas(width=7, height=3.8)
+    for name, colour in COLOURS.items():
+        best, below, above = [], [], []
+        for r in every:
+            method = tuned[f"{name} rank {r}"]
+            tried, rate = sorted(method.tried) or [method.run.lr], method.run.lr
+            best.append(rate)
+            below.append(rate - max((t for t in tried if t < rate), default=rate))
+            above.append(min((t for t in tried if t > rate), default=rate) - rate)
+        place = np.array(every) * (1.04 if name == "LoRA" else 0.96)
+        ax.errorbar(place, best, yerr=[below, above], color=colour, marker="o", markersize=5, capsize=3)
+        plots.label_end(ax, place, np.array(best), NAMES[name], colour)
+    ax.set(xscale="log", yscale="log", xlabel="rank", ylabel="best learning rate", xlim=(0.8, every[-1] * 4))
+    ax.set_xticks(every, every)
+    ends = [10 ** (k / 2) for k in range(math.floor(2 * math.log10(min(ax.get_ylim()))) + 1, 0)]
+    shown = [rate for rate in ends if ax.get_ylim()[0] <= rate <= ax.get_ylim()[1]]
+    ax.set_yticks(shown, [f"{rate:.2g}" for rate in shown])
+    ax.minorticks_off()
+    return fig
