@@ -207,7 +207,8 @@ def test_figures_and_the_results_that_name_them_are_both_there(tmp_path):
     commit_unrun(write(tmp_path, CHAPTER))
     results = tmp_path / "figures/full/03_made_up.json"
     results.parent.mkdir(parents=True)
-    results.write_text(json.dumps({"figures": {"there.png": "a caption", "gone.png": "another"}}))
+    names = {"there.png": {"caption": "", "alt": ""}, "gone.png": {"caption": "", "alt": ""}}
+    results.write_text(json.dumps({"figures": names, "provenance": code_of(tmp_path)}))
     (results.parent / "there.png").touch()
     (results.parent / "old.png").touch()
     missing, unnamed = run.check(tmp_path)
@@ -246,12 +247,20 @@ TOLD = """\
 """
 
 
+def code_of(root: Path, source: str = "x = 1\n") -> dict:
+    """A provenance that records the code of a repository with one module, and that module."""
+    code = root / "lora_from_scratch" / "lora.py"
+    code.parent.mkdir(exist_ok=True)
+    code.write_text(source)
+    return {"modules": {"lora.py": meaning(source)[:12]}}
+
+
 def results_of(root: Path, verdict: str, shown: str = "0.03") -> None:
     """Committed results with one row."""
     path = root / "figures" / "full" / "03_made_up.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = {"better": {"verdict": verdict, "shown": shown, "published": "", "parts": {}}}
-    path.write_text(json.dumps({"figures": {}, "rows": rows, "claims": {}, "provenance": {}}))
+    path.write_text(json.dumps({"figures": {}, "rows": rows, "provenance": code_of(root)}))
 
 
 def test_words_about_an_outcome_are_held_to_the_committed_row(tmp_path):
@@ -277,23 +286,19 @@ def test_words_that_rest_on_no_row_are_wrong(tmp_path):
     assert "no row 03.better" in chapters.prose(tmp_path)[0]
 
 
-def test_results_of_other_code_are_told_and_do_not_fail_yet(tmp_path, monkeypatch, capsys):
-    """Which files differ; a result that recorded no code says so; the exit status is that of the other checks."""
-    monkeypatch.setattr(run, "ledger", lambda *arguments: [])
-    source = write(tmp_path, "# %%\n1\n")
-    commit_unrun(source)
+def test_results_of_other_code_are_refused(tmp_path):
+    """Which files differ is told; a result that recorded no code is refused too; another docstring is no other code."""
+    commit_unrun(write(tmp_path, "# %%\n1\n"))
     results_of(tmp_path, "reproduced")
-    path = tmp_path / "figures" / "full" / "03_made_up.json"
-    code = tmp_path / "lora_from_scratch" / "lora.py"
-    code.parent.mkdir()
-    code.write_text("x = 1\n")
-    assert run.main(["check"], root=tmp_path) == 0
-    assert "do not record" in capsys.readouterr().out
-    for recorded, told in ((meaning("x = 1  # a word"), False), (meaning("x = 2"), True)):
-        content = json.loads(path.read_text())
-        path.write_text(json.dumps(content | {"provenance": {"modules": {"lora.py": recorded[:12]}}}))
-        assert run.main(["check"], root=tmp_path) == 0
-        assert ("other lora.py" in capsys.readouterr().out) == told
+    path, code = tmp_path / "figures" / "full" / "03_made_up.json", tmp_path / "lora_from_scratch" / "lora.py"
+    assert run.check(tmp_path) == []
+    code.write_text("x = 1  # a word\n")
+    assert run.check(tmp_path) == []
+    code.write_text("x = 2\n")
+    (line,) = run.check(tmp_path)
+    assert "other lora.py" in line and "make book N=03" in line
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"provenance": {}}))
+    assert "do not record" in run.check(tmp_path)[0]
 
 
 def test_a_chapter_s_threads_wait_quietly(tmp_path, monkeypatch):

@@ -624,6 +624,9 @@ def single(model, *rest):
     return [group | {"params": group["params"][0]} for group in grouped(of_b)(model, *rest)]
 
 
+BREAKS = {"bias": True, "clipping": False, "falling": True, "epsilon": False}
+
+
 def once_only(model, *rest):
     return (group | {"params": iter(group["params"])} for group in grouped(of_b)(model, *rest))
 
@@ -642,7 +645,7 @@ ANSWERS += [
     ("08", "check_groups", grouped(lambda n, p: True), "is no adapter's B"),
     ("08", "check_groups", grouped(lambda n, p: "B" in n), "*ends* in .B"),
     ("08", "check_groups", grouped(lambda n, p: ".B" in n or p.dim() == 1), "one-dimensional parameters"),
-    ("08", "check_groups", grouped(lambda n, p: n.endswith(".A")), "is no adapter's B"),
+    ("08", "check_groups", grouped(lambda n, p: n.endswith(".A")), "A is fast, and B is the one"),
     ("08", "check_groups", grouped(of_b, decay=lambda n: n.endswith(".B")), "weight decay of None"),
     ("08", "check_groups", grouped(of_b, trained=False), "frozen, and in a group"),
     ("08", "check_groups", lambda *a: grouped(of_b)(*a)[1:], "is missing"),
@@ -660,6 +663,41 @@ ANSWERS += [
     ("08", "check_alpha", 128, "square of the ratio"),
     ("08", "check_alpha", 7, "three steps"),
     ("08", "check_alpha", None, "positive number"),
+    ("08", "check_alpha", 12, "you added"),
+    ("08", "check_groups", grouped(lambda n, p: n.endswith("_A") or "side" in n), "*ends* in .B"),
+    ("08", "check_groups", lambda m, lr, ratio, decay: grouped(of_b)(m, lr / ratio, ratio, decay), "lr / ratio"),
+    ("08", "check_breaks", BREAKS, "Right"),
+    ("08", "check_breaks", {k: np.bool_(v) for k, v in BREAKS.items()}, "Right"),
+    ("08", "check_breaks", {k: torch.tensor(v) for k, v in BREAKS.items()}, "Right"),
+    ("08", "check_breaks", {k: int(v) for k, v in BREAKS.items()}, "Right"),
+    ("08", "check_breaks", {k: not v for k, v in BREAKS.items()}, "wrong way round"),
+    ("08", "check_breaks", BREAKS | {"bias": False}, "a bias learns at lr in both"),
+    ("08", "check_breaks", BREAKS | {"falling": False}, "fall by the same factor"),
+    ("08", "check_breaks", BREAKS | {"clipping": True}, "the norm that is clipped"),
+    ("08", "check_breaks", BREAKS | {"epsilon": True}, "added to the size"),
+    ("08", "check_breaks", dict.fromkeys(BREAKS), "write your answer"),
+    ("08", "check_breaks", BREAKS | {"bias": None}, "bias is True or False"),
+    ("08", "check_breaks", BREAKS | {"bias": torch.ones(2)}, "bias is True or False"),
+    ("08", "check_breaks", BREAKS | {"bias": "yes"}, "bias is True or False"),
+    ("08", "check_breaks", [True, False, True, False], "a dict with the keys"),
+    ("08", "check_estimates", (1 / 16, 256), "Right"),
+    ("08", "check_estimates", [0.063, "256"], "Right"),
+    ("08", "check_estimates", torch.tensor([0.0625, 256.0]), "Right"),
+    ("08", "check_estimates", np.array([0.0625, 256.0]), "Right"),
+    ("08", "check_estimates", (1.0, 16), "write your answer"),
+    ("08", "check_estimates", (256, 1 / 16), "the other way round"),
+    ("08", "check_estimates", (1 / 256, 256), "you forgot the root"),
+    ("08", "check_estimates", (16, 256), "the small one"),
+    ("08", "check_estimates", (1 / 4, 256), "where is the width"),
+    ("08", "check_estimates", (1 / 64, 256), "that is 1/√n"),
+    ("08", "check_estimates", (1 / 16, 4096), "that is n"),
+    ("08", "check_estimates", (1 / 16, 1 / 256), "it is B that has to be faster"),
+    ("08", "check_estimates", (1 / 16, 16), "the paper's default"),
+    ("08", "check_estimates", (1 / 16, 128), "of the text"),
+    ("08", "check_estimates", (1 / 16, 250), "go through the estimate"),
+    ("08", "check_estimates", (0.07, 256), "go through the estimate"),
+    ("08", "check_estimates", 256, "two positive numbers"),
+    ("08", "check_estimates", (1 / 16, None), "two positive numbers"),
 ]
 
 

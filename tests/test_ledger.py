@@ -10,9 +10,13 @@ from lora_from_scratch.book.rows import Row
 from lora_from_scratch.book.verdicts import Higher
 
 
-def claim(**changed: str) -> dict:
-    parts = ("says", "source", "published", "criterion", "shown", "verdict")
-    return {"value": 1} | {part: f"{part} words" for part in parts} | changed
+def claim(criterion: str = "criterion words", **changed: str) -> dict:
+    """A row as JSON holds it, with words that can be told apart."""
+    row = judged("a", (0.5, 0.1), "claim", source="arXiv 2402.12354v2, table 1", read="abstract", published="up")
+    part = {name: value for name, value in row["parts"][""].items() if name != "chance"}
+    words = {name: f"{name} words" for name in ("says", "source", "published", "shown", "verdict")}
+    parts = {"": part | {"criterion": criterion, "because": ""}}
+    return row | {"parts": parts, "read": "", "no_chance": "", "scope": {}} | words | changed
 
 
 def content(preset: str = "full", **claims: dict) -> dict:
@@ -26,7 +30,7 @@ def content(preset: str = "full", **claims: dict) -> dict:
         "seconds": 61.4,
         "training_seconds": 83.2,
     }
-    return {"provenance": provenance, "claims": claims}
+    return {"provenance": provenance, "rows": claims, "figures": {}}
 
 
 def rows(text: str) -> list[list[str]]:
@@ -69,9 +73,9 @@ def test_the_ledger_has_one_row_for_each_claim():
     )
     rest = ["source words", "published words", "criterion words", "", "", "shown words"]
     assert rows(text) == [
-        [ledger.OLD, "A.", *rest, "**partly**"],
-        [ledger.OLD, "B.", *rest, "**verdict words**"],
-        [ledger.OLD, "C.", *rest, "**verdict words**"],
+        ["claim", "A.", *rest, "**partly**"],
+        ["claim", "B.", *rest, "**verdict words**"],
+        ["claim", "C.", *rest, "**verdict words**"],
     ]
     assert text.index("## 01_layer") < text.index("A.") < text.index("## 02_more") < text.index("C.")
 
@@ -182,7 +186,7 @@ def test_the_check_fails_when_the_ledger_was_edited_by_hand(root):
 def test_an_interrupted_write_leaves_the_old_ledger(root, monkeypatch):
     """If writing stops half way, the ledger of before is still there, and nothing else."""
     ledger.main(["--write"])
-    before = {p.name: p.read_text() for p in (root / "figures").glob("*.*")}
+    before = {p.name: p.read_bytes() for p in (root / "figures").glob("*.*")}
 
     def write_text(path: Path, text: str, encoding: str) -> None:
         path.write_bytes(b"half")
@@ -191,15 +195,16 @@ def test_an_interrupted_write_leaves_the_old_ledger(root, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Path, "write_text", write_text)
         ledger.main(["--write"])
-    assert {p.name: p.read_text() for p in (root / "figures").glob("*.*")} == before
+    assert {p.name: p.read_bytes() for p in (root / "figures").glob("*.*")} == before
 
 
 def test_the_printed_ledger_counts_the_verdicts_and_lists_the_claims(root, capsys):
     """--print FOLDER gives every chapter's claims with measurement and verdict, under a count of the verdicts."""
     put(root, "full", "02_more", content(a=claim(says="D says.", published="7", shown="8", verdict="partly")))
+    capsys.readouterr()
     assert ledger.main(["--print", str(root / "figures" / "full")]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith(f"The ledger, preset full: {ledger.OLD}: 3 verdict words, 1 partly\n")
+    assert printed.startswith("The ledger, preset full: claim: 3 verdict words, 1 partly\n")
     assert "published 7 | measured 8 | PARTLY" in printed
     assert [printed.index(f"{letter} says.") for letter in "CABD"] == sorted(
         printed.index(f"{c} says.") for c in "ABCD"
@@ -218,7 +223,7 @@ def test_a_folder_without_results_gives_an_empty_ledger(root, capsys):
     """No such folder, or nothing in it, is no error."""
     assert ledger.read(root / "nowhere") == {}
     assert ledger.main(["--print", str(root / "nowhere")]) == 0
-    assert "no claims" in capsys.readouterr().out
+    assert "no rows" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [[], ["--write", "--check"], ["--print"]], ids=str)
@@ -249,9 +254,9 @@ def test_a_row_shows_its_kind_test_reason_chance_scope_and_how_far_the_source_wa
 def test_counts_by_kind_stand_at_the_head():
     """Claims, findings and the rest are counted apart, each by its own words."""
     found = {"a": judged("a", (0.5, 0.1)), "b": judged("b", (0.0, 0.01)), "c": judged("c", (0.1, 0.01))}
-    text = ledger.as_markdown({"01": content(d=claim(verdict="partly")) | {"rows": found}}, {})
+    text = ledger.as_markdown({"01": content(d=claim(verdict="partly"), **found)}, {})
     head = text[: text.index("## 01")]
-    assert "- finding: 1 holds, 1 does not hold, 1 not settled" in head and f"- {ledger.OLD}: 1 partly" in head
+    assert "- finding: 1 holds, 1 does not hold, 1 not settled" in head and "- claim: 1 partly" in head
     assert "LEDGER.png" in head
 
 
@@ -280,6 +285,8 @@ def test_a_question_asked_in_two_scopes_stands_side_by_side():
 def test_the_picture_is_drawn_with_the_ledger_and_missed_by_the_check(root):
     """Where rows have intervals there is a forest of them; where none has, there is none."""
     png = root / "figures" / "LEDGER.png"
+    for preset, chapter in (("full", "00_rank"), ("full", "01_layer"), ("gpu", "01_layer")):
+        put(root, preset, chapter, content(preset))
     assert ledger.main(["--write"]) == 0 and not png.exists() and ledger.main(["--check"]) == 0
     put(root, "full", "02_more", content() | {"rows": {"a": judged("a", (0.5, 0.1)), "b": judged("b", -9.0)}})
     assert ledger.main(["--write"]) == 0 and png.read_bytes().startswith(b"\x89PNG")

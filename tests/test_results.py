@@ -1,4 +1,4 @@
-"""What a chapter leaves: claims with verdicts, numbers, sweeps and figures, in one file that can be trusted later."""
+"""What a chapter leaves: rows with verdicts, numbers, sweeps and figures, in one file that can be trusted later."""
 
 import json
 import math
@@ -14,15 +14,14 @@ import pytest
 import torch
 
 from lora_from_scratch.book import provenance, results, tables
-from lora_from_scratch.book.judged import VERDICTS
 from lora_from_scratch.book.results import Results
-from lora_from_scratch.book.verdicts import Equal, Figures, Identity, Lower
+from lora_from_scratch.book.verdicts import AtLeast, Equal, Figures, Identity, Lower
 from lora_from_scratch.lab import cache, presets
 from lora_from_scratch.lab.finetune import Run
 from lora_from_scratch.lab.sweep import Tuned
 
 SMOKE = presets.preset("smoke")
-WORDS = {"says": "Rank 1 is enough.", "source": "2106.09685, table 6", "published": "73.4", "criterion": "above 70"}
+WORDS = {"says": "Rank 1 is enough.", "source": "arXiv 2106.09685v2, table 6", "published": "73.4", "read": "abstract"}
 
 
 @pytest.fixture
@@ -43,74 +42,22 @@ def tuned(label: str, finished: bool) -> Tuned:
     return Tuned(label, Run(lr=1 / 300), {0.01: 2.0, 0.001: 1.0, 1 / 300: 0.5}, finished, entries)
 
 
-def test_a_claim_registered_twice_is_an_error():
-    """A second claim of the same name is a ValueError, and leaves the first as it was."""
-    book = chapter()
-    first = book.claim("rank", **WORDS, judge=lambda value: value > 70)
-    with pytest.raises(ValueError, match="claim 'rank' is registered already"):
-        book.claim("rank", **{**WORDS, "criterion": "above 60"}, judge=lambda value: True)
-    assert book.claims == {"rank": first} and first.criterion == "above 70"
-
-
-def test_a_claim_that_was_never_measured_cannot_be_saved(out):
-    """Saving names every claim that is registered and not measured, and writes nothing; measured, it is saved."""
-    book = chapter()
-    claims = [book.claim(name, **WORDS, judge=bool) for name in ("first", "second", "third")]
-    claims[1].measure(True, "yes")
-    with pytest.raises(ValueError, match="never measured: first, third"):
-        book.save()
-    assert not out.exists()
-    for claim in (claims[0], claims[2]):
-        claim.measure(False, "no")
-    assert book.save().exists()
-
-
-@pytest.mark.parametrize(
-    "judged, verdict",
-    [
-        (True, "reproduced"),
-        (False, "not at this scale"),
-        (numpy.True_, "reproduced"),
-        (numpy.False_, "not at this scale"),
-    ]
-    + [(verdict, verdict) for verdict in VERDICTS],
-    ids=str,
-)
-def test_the_verdict_is_what_the_judge_says_of_the_measurement(judged, verdict, capsys):
-    """True is "reproduced", False "not at this scale", a verdict itself; it is kept and printed."""
-    seen = []
-    claim = chapter().claim("rank", **WORDS, judge=lambda value: seen.append(value) or judged)
-    assert claim.verdict == ""
-    claim.measure(73.4, "73.4 ± 0.2")
-    assert (claim.value, claim.shown, claim.verdict, seen) == (73.4, "73.4 ± 0.2", verdict, [73.4])
-    printed = capsys.readouterr().out
-    assert printed.startswith(verdict.upper() + ": ") and "73.4 ± 0.2" in printed and WORDS["says"] in printed
-
-
-@pytest.mark.parametrize("judged", ["proved", "", None, "Reproduced", 0.5], ids=repr)
-def test_a_judge_that_gives_no_verdict_is_an_error(judged):
-    """Anything but True, False and the four verdicts is a ValueError that lists them; the claim stays unmeasured."""
-    claim = chapter().claim("rank", **WORDS, judge=lambda value: judged)
-    with pytest.raises(ValueError, match="reproduced, partly, not at this scale, does not add up"):
-        claim.measure(1, "1")
-    assert claim.verdict == "" and claim.value is None and claim.shown == ""
-
-
 def test_what_was_recorded_comes_back_from_the_file(out):
     """Claims, numbers, sweeps and captions are in `<chapter>.json` as they were recorded."""
     book = chapter()
-    book.claim("rank", **WORDS, judge=lambda value: value["r"] > 70).measure({"r": 73.4, "all": [1, 2]}, "73.4")
+    book.claim("rank", **WORDS, test=AtLeast(70)).measure((73.4, 1.0), chance=(50.0, 1.0), shown="73.4")
     book.record(loss=1.25, ranks=[1, 4, 16])
     book.record(table={"full": {"loss": 0.1 + 0.2}})
     book.record_sweep("ranks", {"rank 1": tuned("rank 1", True)})
     path = book.save()
     assert path == out / "01_made_up.json"
     content = json.loads(path.read_text())
-    assert set(content) == {"chapter", "provenance", "rows", "claims", "numbers", "sweeps", "figures"}
+    assert set(content) == {"chapter", "provenance", "rows", "numbers", "sweeps", "figures"}
     assert content["chapter"] == "01_made_up"
-    assert content["claims"] == {
-        "rank": WORDS | {"shown": "73.4", "value": {"r": 73.4, "all": [1, 2]}, "verdict": "reproduced"}
-    }
+    row = content["rows"]["rank"]
+    assert {name: row[name] for name in WORDS} == WORDS
+    assert (row["kind"], row["shown"], row["verdict"]) == ("claim", "73.4", "reproduced")
+    assert row["parts"][""]["estimate"] == {"value": 73.4, "low": 72.4, "high": 74.4}
     assert content["numbers"] == {
         "loss": 1.25,
         "ranks": [1, 4, 16],
@@ -136,13 +83,13 @@ def test_what_was_recorded_comes_back_from_the_file(out):
 def test_the_file_is_json_as_everyone_reads_it(out, value):
     """NaN and infinity, which JSON does not have, become null wherever they stand; tuples become lists."""
     book = chapter()
-    book.claim("rank", **WORDS, judge=lambda value: False).measure({"losses": [1.0, value]}, "diverged")
+    book.claim("rank", **WORDS, test=AtLeast(70)).measure(value, chance="none")
     book.record(loss=value, nested={"a": ({"b": value}, 2.0)}, by_rank={1: 0.5})
     diverged = tuned("rank 1", True)
     diverged.tried[0.1] = value
     book.record_sweep("ranks", {"rank 1": diverged})
     content = json.loads(book.save().read_text(), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
-    assert content["claims"]["rank"]["value"] == {"losses": [1.0, None]}
+    assert content["rows"]["rank"]["parts"][""]["estimate"]["value"] is None
     assert content["numbers"] == {"loss": None, "nested": {"a": [{"b": None}, 2.0]}, "by_rank": {"1": 0.5}}
     assert content["sweeps"]["ranks"]["rank 1"]["tried"]["0.1"] is None
 
@@ -286,14 +233,14 @@ def test_rows_of_the_four_kinds_are_in_the_file_with_their_scope(out, capsys):
 
 
 def test_a_row_written_down_twice_or_never_measured_is_an_error(out):
-    """As with claims that have a judge, and across the two kinds."""
+    """Across the kinds of rows; what was never measured is named, and nothing is written."""
     book = chapter()
     book.finding("same", "it ends as low", Equal(0.02))
     for again in (
         lambda: book.identity("same", "it is the same", Identity(0)),
-        lambda: book.claim("same", **WORDS, judge=bool),
+        lambda: book.claim("same", **WORDS, test=AtLeast(70)),
     ):
-        with pytest.raises(ValueError, match="registered already"):
+        with pytest.raises(ValueError, match="written down already"):
             again()
     with pytest.raises(ValueError, match="never measured: same"):
         book.save()

@@ -18,7 +18,6 @@ from lora_from_scratch.book.forest import forest
 from lora_from_scratch.lab.cache import ROOT, save_atomically
 
 LEDGER = ROOT / "figures" / "LEDGER.md"
-OLD = "claim with a judge"  # what chapters record that have not moved to tests yet
 HEAD = """\
 # The ledger
 
@@ -32,12 +31,6 @@ def read(folder: Path) -> dict[str, dict]:
     return {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))}
 
 
-def entries(content: dict) -> dict[str, dict]:
-    """The rows of one chapter as JSON holds them, and its claims with a judge in the same form."""
-    old = {"kind": OLD, "scope": {}, "parts": {}, "no_chance": "", "read": "", "asks_again": ""}
-    return content.get("rows", {}) | {n: old | claim for n, claim in content.get("claims", {}).items()}
-
-
 def counts(rows: list[dict]) -> str:
     """How many rows of each kind came out how, a line a kind."""
     kinds: dict[str, Counter] = {}
@@ -49,20 +42,20 @@ def counts(rows: list[dict]) -> str:
 
 def as_text(chapters: dict[str, dict]) -> str:
     """The ledger for a terminal."""
-    lines, rows = [], [row for content in chapters.values() for row in entries(content).values()]
+    lines, rows = [], [row for content in chapters.values() for row in content["rows"].values()]
     for chapter, content in chapters.items():
         lines.append(f"\n{chapter}  ({content['provenance']['seconds']:.0f} s)")
-        for row in entries(content).values():
+        for row in content["rows"].values():
             lines += textwrap.wrap(row["says"], 110, initial_indent="  · ", subsequent_indent="    ")
             published = f"published {row['published']} | " if row["published"] else ""
             lines.append(f"      {published}measured {row['shown']} | {row['verdict'].upper()}")
     presets = ", ".join(sorted({content["provenance"]["preset"] for content in chapters.values()}))
-    return "\n".join([f"The ledger, preset {presets}: {counts(rows) or 'no claims'}", *lines])
+    return "\n".join([f"The ledger, preset {presets}: {counts(rows) or 'no rows'}", *lines])
 
 
 def as_markdown(full: dict[str, dict], gpu: dict[str, dict]) -> str:
     """figures/LEDGER.md: counts by kind, one table a chapter with CPU and GPU side by side, and what is asked twice."""
-    everything = [row for side in (full, gpu) for content in side.values() for row in entries(content).values()]
+    everything = [row for side in (full, gpu) for content in side.values() for row in content["rows"].values()]
     lines = [HEAD, *(f"- {line}" for line in counts(everything).splitlines())]
     if any(row["parts"] for row in everything):
         lines += ["", "![Every verdict that has an interval, against the line of its test](LEDGER.png)"]
@@ -81,7 +74,7 @@ def _chapter(sides: list[dict]) -> list[str]:
             f"{p['seconds']:.0f} s; its training runs, one after the other, {p['training_seconds']:.0f} s."
         )
     heads = [f"measured (`{side['provenance']['preset']}`) | verdict" for side in sides]
-    found = [entries(side) for side in sides]
+    found = [side["rows"] for side in sides]
     lines += ["", *_table(["kind", "sentence", "source", "published", "test", "chance", "scope", *heads])]
     for name in dict.fromkeys(name for rows in found for name in rows):
         first = next(rows[name] for rows in found if name in rows)
@@ -96,7 +89,7 @@ def _chapter(sides: list[dict]) -> list[str]:
 
 def _asked_again(chapters: dict[str, dict]) -> list[str]:
     """Questions that were put in two scopes, side by side."""
-    rows = {f"{stem[:2]}.{n}": row for stem, content in chapters.items() for n, row in entries(content).items()}
+    rows = {f"{stem[:2]}.{n}": row for stem, content in chapters.items() for n, row in content["rows"].items()}
     pairs = [(rows[row["asks_again"]], row) for row in rows.values() if row["asks_again"] in rows]
     if not pairs:
         return []
@@ -108,8 +101,6 @@ def _asked_again(chapters: dict[str, dict]) -> list[str]:
 
 
 def _tests(row: dict) -> str:
-    if not row["parts"]:
-        return row["criterion"]
     words = (
         f"{name + ': ' if name else ''}{part['criterion']}" + (f" ({part['because']})" if part["because"] else "")
         for name, part in row["parts"].items()
@@ -139,7 +130,7 @@ def _line(cells: list[str]) -> str:
 
 def draw(chapters: dict[str, dict], path: Path) -> None:
     """All rows with an interval as one forest. Without any, no picture, and an old one goes."""
-    rows = [row | {"name": f"{s[:2]}.{n}"} for s, content in chapters.items() for n, row in entries(content).items()]
+    rows = [row | {"name": f"{s[:2]}.{n}"} for s, content in chapters.items() for n, row in content["rows"].items()]
     if not any(row["parts"] for row in rows):
         path.unlink(missing_ok=True)
         return

@@ -8,7 +8,6 @@ writes down a row and never measures it cannot be saved.
 import json
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from matplotlib.figure import Figure
 from lora_from_scratch.book import paragraphs
 from lora_from_scratch.book.as_json import plain
 from lora_from_scratch.book.forest import forest
-from lora_from_scratch.book.judged import Claim
 from lora_from_scratch.book.provenance import provenance
 from lora_from_scratch.book.rows import ALONE, Row
 from lora_from_scratch.book.verdicts import _Test
@@ -39,7 +37,6 @@ class Results:
     preset: Preset
     scope: dict[str, object] = field(default_factory=dict)
     rows: dict[str, Row] = field(default_factory=dict)
-    claims: dict[str, Claim] = field(default_factory=dict)
     numbers: dict[str, object] = field(default_factory=dict)
     sweeps: dict[str, dict] = field(default_factory=dict)
     figures: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -51,21 +48,15 @@ class Results:
         says: str,
         source: str,
         published: str,
-        criterion: str = "",
-        judge: Callable[[object], str | bool] | None = None,
-        test: _Test | dict[str, _Test] | None = None,
+        test: _Test | dict[str, _Test],
         read: str = "",
         scope: dict[str, object] | None = None,
         asks_again: str = "",
-    ) -> Row | Claim:
-        """Write down what somebody published, with its test, or {part: test}; with a `judge`, in the old manner.
+    ) -> Row:
+        """Write down what somebody published, with its test, or {part: test}.
 
         Raises ValueError if `name` stands already, or for what rows.Row refuses.
         """
-        if judge is not None:
-            self._check_new(name)
-            self.claims[name] = Claim(says, source, published, criterion, judge)
-            return self.claims[name]
         about = {"source": source, "published": published, "read": read, "asks_again": asks_again}
         return self._add(name, "claim", says, test, scope, **about)
 
@@ -136,15 +127,13 @@ class Results:
 
         Raises ValueError if a row was written down and never measured, or for two keys that JSON cannot tell apart.
         """
-        unmeasured = [name for name, row in (self.rows | self.claims).items() if not row.verdict]
+        unmeasured = [name for name, row in self.rows.items() if not row.verdict]
         if unmeasured:
-            raise ValueError(f"claims registered and never measured: {', '.join(unmeasured)}")
-        fields = ("says", "source", "published", "criterion", "shown", "value", "verdict")
+            raise ValueError(f"rows written down and never measured: {', '.join(unmeasured)}")
         content = {
             "chapter": self.chapter,
             "provenance": provenance(self.preset, time.perf_counter() - self.started),
             "rows": {name: row.as_data() for name, row in self.rows.items()},
-            "claims": {name: {f: getattr(c, f) for f in fields} for name, c in self.claims.items()},
             "numbers": self.numbers,
             "sweeps": self.sweeps,
             "figures": self.figures,
@@ -165,8 +154,8 @@ class Results:
         return self.rows[name]
 
     def _check_new(self, name: str) -> None:
-        if name in self.rows or name in self.claims:
-            raise ValueError(f"claim {name!r} is registered already")
+        if name in self.rows:
+            raise ValueError(f"row {name!r} is written down already")
 
     def _scope(self) -> dict[str, object]:
         size = self.preset

@@ -22,7 +22,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 
 from lora_from_scratch.book import paragraphs
-from lora_from_scratch.book.agree import check, told
+from lora_from_scratch.book.agree import check
 from lora_from_scratch.book.chapters import fill, machine_traces, prose, read_source, save, sources
 from lora_from_scratch.lab.cache import ROOT
 from lora_from_scratch.lab.presets import PRESETS, preset
@@ -119,7 +119,6 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
         problems = prose(root, options.chapter)
     else:
         problems = check(root) + ledger("--check")
-        print("".join(f"{line}\n" for line in told(root)), end="")
     print("".join(f"\n{problem}\n" for problem in problems), end="", file=sys.stderr)
     return 1 if problems else 0
 

@@ -1,4 +1,4 @@
-"""The exercises of chapter 08: parameter groups by hand, and an alpha for a trainer without groups."""
+"""The exercises of chapter 08: groups by hand, an alpha for a trainer without them, what breaks the proof, sizes."""
 
 import math
 
@@ -60,6 +60,12 @@ def check_groups(function) -> str:
     wanted = {name for name in rates if name.endswith(".B")}
     if fast - wanted and all(trained.get_parameter(name).dim() == 1 for name in fast - wanted) and wanted <= fast:
         return not_yet("one-dimensional parameters are fast too, as in the authors' code; here B alone is")
+    if "B_side.weight" in fast:
+        return not_yet("B_side.weight is fast, and is no adapter's B: ask for a name that *ends* in .B")
+    if not fast & wanted and any(name.endswith(".A") for name in fast):
+        return not_yet("A is fast, and B is the one to be: is no adapter's B in the group at lr · ratio?")
+    if any(lr is not None and math.isclose(lr, LR / RATIO) for lr, _ in rates.values()):
+        return not_yet("a rate is lr / ratio: A learns at lr, and B at lr · ratio")
     if fast - wanted:
         return not_yet(f"{min(fast - wanted)} is fast, and is no adapter's B: ask for a name that *ends* in .B")
     for name, (lr, decay) in rates.items():
@@ -79,10 +85,81 @@ def check_alpha(answer) -> str:
     if math.isclose(alpha, 32, rel_tol=1e-9):
         return "Right: the ratio times the alpha, at the same learning rate."
     mistakes = {
-        2: "you divided by the ratio",
+        2: "you divided by the ratio; B' = B / λ is the smaller one, so its alpha is the larger one",
+        12: "you added; alpha' B' = alpha B asks for a factor",
         16: "you took the ratio's root",
         8: "the ratio has to go somewhere",
         4: "that is the ratio; it multiplies the old alpha",
         128: "you took the square of the ratio: that is what plain gradient descent would need, and Adam does not",
     }
     return not_yet(mistakes.get(alpha, "go through the three steps of the proof"))
+
+
+KEEPS = {"bias": True, "falling": True, "clipping": False, "epsilon": False}
+WHY = {
+    "bias": "a bias learns at lr in both, and has the same gradient in both",
+    "falling": "both rates of LoRA+ fall by the same factor, and so does the one of LoRA",
+    "clipping": "the gradient of B' is λ times as large, so what is the norm that is clipped?",
+    "epsilon": "ε is added to the size of a gradient, and B' has a larger gradient than B",
+}
+
+
+def check_breaks(answer) -> str:
+    """Which of four things keep LoRA+ and LoRA at a larger alpha the same: a trained bias and a falling rate."""
+    if not isinstance(answer, dict) or set(answer) != set(KEEPS):
+        return not_yet(f"give a dict with the keys {', '.join(KEEPS)}, each True or False")
+    if all(value is None for value in answer.values()):
+        return STUB
+    given = {name: _yes_or_no(value) for name, value in answer.items()}
+    if None in given.values():
+        return not_yet(f"{next(n for n, v in given.items() if v is None)} is True or False")
+    wrong = [name for name in KEEPS if given[name] is not KEEPS[name]]
+    if len(wrong) == len(KEEPS):
+        return not_yet("all four are the wrong way round: True where the two stay the same")
+    return not_yet(f"{wrong[0]}: {WHY[wrong[0]]}") if wrong else RIGHT
+
+
+def _yes_or_no(value: object) -> bool | None:
+    """A truth value from Python's, NumPy's, torch's, or 0 and 1."""
+    try:
+        value = value.item() if hasattr(value, "item") else value
+    except (ValueError, RuntimeError):  # more than one entry
+        return None
+    return bool(value) if isinstance(value, (bool, int)) and value in (0, 1) else None
+
+
+def check_estimates(answer) -> str:
+    """At width 4096 and rank 16: the part of B on A's first features, 1/16, and the ratio of equal parts, 256."""
+    try:
+        values = [number(v) for v in answer]
+    except TypeError:
+        values = []
+    if len(values) != 2 or not all(v is not None and 0 < v < math.inf for v in values):
+        return not_yet("give two positive numbers: the part, and the ratio")
+    part, ratio = values
+    if math.isclose(part, 256, rel_tol=1e-6) and math.isclose(ratio, 1 / 16, rel_tol=1e-6):
+        return not_yet("the other way round: first the part, then the ratio")
+    if (part, ratio) == (1, 16):
+        return STUB
+    parts = {
+        1 / 256: "you forgot the root: ηT is 1/√(rn), and the part r ηT",
+        16: "that is √(n/r); the part is the small one",
+        1 / 4: "that is 1/√r; where is the width?",
+        1 / 64: "that is 1/√n; r of them are added, at ηT = 1/√(rn)",
+        1 / 4096: "that is 1/n, A's rate with a ratio",
+        4: "that is √r",
+        1: "one is the other part; at one rate this one is smaller",
+    }
+    ratios = {
+        16: "that is √(n/r), or the rank, or the paper's default; by the estimate it is larger",
+        4096: "that is n; the output sums over r, so B needs less",
+        1 / 256: "that is r/n: it is B that has to be faster",
+        64: "that is √n; at equal parts ηT is 1/n, and r λ ηT is 1",
+        65536: "you multiplied by r; the output sums over r, so B needs less",
+        128: "that is for the width and the rank of the text",
+    }
+    for value, wanted, mistakes, name in ((part, 1 / 16, parts, "the part"), (ratio, 256, ratios, "the ratio")):
+        if not math.isclose(value, wanted, rel_tol=0.01):  # 0.0625 or 0.063
+            near = (words for wrong, words in mistakes.items() if math.isclose(value, wrong, rel_tol=0.01))
+            return not_yet(f"{name}: {next(near, 'go through the estimate, with n = 4096 and r = 16')}")
+    return "Right: the wider the layer, the less B does with one rate."
