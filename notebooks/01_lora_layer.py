@@ -5,58 +5,38 @@
 # we freeze all of them and train a few thousand numbers beside them?
 #
 # **What you will be able to do.** Write the LoRA layer from memory. Say why one of its two matrices starts at zero
-# and the other at random. Predict what rank and alpha do. Compare it with full fine-tuning without fooling yourself.
+# and the other at random. Say what rank and alpha do. Compare it with full fine-tuning without fooling yourself.
 #
 # **What you need.** PyTorch. Chapter 00 shows why a low-rank update can be enough; this chapter stands without it.
 #
-# **The published claims.** LoRA (Hu et al., 2021, arXiv 2106.09685) reports that training the small matrices does
-# "on par or better" than training everything (section 1), and that rank 1 is about as good as rank 64: 73.4 against
-# 73.5 on WikiSQL, 91.3 against 91.4 on MNLI, for GPT-3 (table 6). We test both on a model small enough for a laptop.
+# **The published claims.** LoRA (Hu et al., arXiv 2106.09685v2) says in its abstract that it does "on-par or better
+# than fine-tuning" everything, and in table 6 that rank 1 is about as good as rank 64 on W_q and W_v together: 73.4
+# against 73.5 on WikiSQL, 91.3 against 91.4 on MNLI, for GPT-3. The table's text adds that W_q alone needs a larger
+# rank, and a footnote that a small rank is not expected to work for every task: another language is its example. Our
+# far task is nearly that.
+#
+# Losses are in nats a character. A seed is a base: seed 1 fine-tunes the base that was pretrained with seed 1.
+# `a ± b` is a mean over seeds with its 95 % interval.
 
 # %%
-import torch
-from torch import nn
+import math
 
-from lora_from_scratch import AdapterConfig, LoRALinear, add_adapters, count_parameters, rslora_scaling
-from lora_from_scratch.book import plots, stats
+from lora_from_scratch import AdapterConfig, LoRALinear, add_adapters, rslora_scaling
+from lora_from_scratch.book import stats, tables
+from lora_from_scratch.book.estimates import Estimate
+from lora_from_scratch.book.figures import ch01 as figures
 from lora_from_scratch.book.results import Results
+from lora_from_scratch.book.verdicts import AtLeast, AtMost, Higher, Lower
 from lora_from_scratch.inject import is_adapter
 from lora_from_scratch.lab import tasks, train
-from lora_from_scratch.lab.finetune import Run, measure
+from lora_from_scratch.lab.finetune import Run, measure_base
 from lora_from_scratch.lab.presets import preset
 from lora_from_scratch.lab.pretrain import pretrained
 from lora_from_scratch.lab.sweep import compare
 
-size = preset().on_one_base()
+size = preset()
 results = Results("01_lora_layer", size)
-base = pretrained(size)
-total = count_parameters(base)[1]
-print(f"preset {size.name}: a Llama of width {size.model.hidden_size}, {total:,} weights")
-
-# %% [markdown]
-# ## What would count as success
-#
-# Before anything is measured, we write down what would decide each claim. The task will be new to the model: English
-# whose letters are moved 13 places along (rot13). The *gain* of a method is how far it lowers the loss on that task,
-# from where the base model stands. A judge is a function from the measured number to a verdict.
-
-# %%
-on_par = results.claim(
-    "on_par",
-    says="LoRA does as well as full fine-tuning",
-    source="2106.09685, §1 and tables 2 to 4",
-    published="on par or better",
-    criterion="LoRA's best rank keeps at least 98 % of full fine-tuning's gain: reproduced; at least 90 %: partly",
-    judge=lambda share: "reproduced" if share >= 0.98 else "partly" if share >= 0.90 else False,
-)
-rank_one = results.claim(
-    "rank_one",
-    says="rank 1 does about as well as rank 64",
-    source="2106.09685, table 6",
-    published="73.4 / 91.3 against 73.5 / 91.4 (WikiSQL / MNLI)",
-    criterion="rank 1 keeps at least 98 % of rank 64's gain: reproduced; at least 90 %: partly",
-    judge=lambda share: "reproduced" if share >= 0.98 else "partly" if share >= 0.90 else False,
-)
+seeds = range(1, size.seeds + 1)
 
 # %% [markdown]
 # ## From `W0 x` to LoRA, in raw lines
@@ -73,6 +53,8 @@ rank_one = results.claim(
 # Predict: how many numbers do `A` and `B` hold together, for `d_in` = 6, `d_out` = 4 and rank `r` = 2? And `W0`?
 
 # %%
+import torch
+
 torch.manual_seed(0)
 d_in, d_out, r, alpha = 6, 4, 2, 8
 W0 = torch.randn(d_out, d_in, dtype=torch.float64)
@@ -101,6 +83,9 @@ print("rank of the update:", torch.linalg.matrix_rank(B @ A).item())
 
 
 # %%
+from torch import nn
+
+
 class RawLoRA(nn.Module):
     def __init__(self, base: nn.Linear, rank: int, alpha: float):
         super().__init__()
@@ -164,7 +149,7 @@ print(stats.table(["start", "output moved by", "|grad A|", "|grad B|"], rows))
 # Read the rows one by one.
 #
 # - **B zero**: the output is untouched, and `B` has a gradient. After one step `B` is no longer zero, and `A` gets
-# one too.
+#   one too.
 # - **A zero**: the same with the roles exchanged. This also works.
 # - **Both random**: both learn at once, but the layer is disturbed before it has seen any data.
 # - **Both zero**: each gradient contains the other factor, and both are zero. Nothing will ever move.
@@ -174,7 +159,7 @@ print(stats.table(["start", "output moved by", "|grad A|", "|grad B|"], rows))
 # is.
 
 # %%
-model = add_adapters(pretrained(size), AdapterConfig(rank=4, alpha=32))
+model = add_adapters(pretrained(size, 1), AdapterConfig(rank=4, alpha=32))
 for layer in filter(is_adapter, model.modules()):
     nn.init.zeros_(layer.A)
 batches = train.Batches(tasks.task_ids("rot13", "task"), size.batch, size.model.max_position_embeddings, seed=0)
@@ -186,224 +171,239 @@ except ValueError as error:
 # %% [markdown]
 # ## Rank, alpha and the scaling
 #
-# The factor `s = alpha / r` is meant to keep the size of the update from depending on the rank. Does it? `B A` is a
-# sum of `r` rank-one matrices.
+# Why divide by the rank? The paper (section 4.1) says that the scaling "helps to reduce the need to retune
+# hyperparameters" when the rank changes. `B A` is a sum of `r` rank-one matrices.
 #
 # Predict: under `s = alpha / r`, does the update of a random `A` and `B` grow, shrink, or stay as the rank grows? By
 # what factor from rank 1 to rank 64? And under `alpha / √r`, which is rsLoRA (chapter 07)?
 
 # %%
-wide = nn.Linear(256, 256)
 rows = []
 for rank in (1, 4, 16, 64):
     norms = []
     for scaling in (lambda a, r: a / r, rslora_scaling):
         torch.manual_seed(3)  # the same A and B under both scalings
-        layer = LoRALinear(wide, rank, alpha=32, scaling=scaling)
+        layer = LoRALinear(nn.Linear(256, 256), rank, alpha=32, scaling=scaling)
         nn.init.normal_(layer.B)
         norms.append(layer.delta_weight().norm().item())
     rows.append([rank, 32 / rank, f"{norms[0]:.0f}", f"{norms[1]:.0f}"])
 print(stats.table(["rank", "alpha / r", "size of the update under alpha/r", "under alpha/sqrt(r)"], rows))
 
 # %% [markdown]
-# A sum of `r` independent terms grows as `√r`, so for random factors `alpha / r` over-corrects, and `alpha / √r`
-# keeps the size. Trained factors are not random, so this is a hint and no verdict: what it means for learning is
-# measured in chapter 07.
+# A sum of `r` independent terms grows as `√r`, so for random factors `alpha / r` over-corrects, and `alpha / √r` keeps
+# the size. Trained factors are not random: what it means for learning is measured in chapter 07.
 #
-# ## Dropout, on one path only
+# LoRA may also drop entries of `x` at random while it trains (`dropout`), but on its own path alone: the frozen path
+# always sees all of `x`. So with `B` = 0 even a dropout of one half changes nothing.
 #
-# LoRA may drop entries of `x` at random while it trains, but on its own path alone. The frozen path always sees all
-# of `x`. So with `B` = 0 even a dropout of one half changes nothing; and in eval mode there is none.
-
-# %%
-torch.manual_seed(4)
-layer = LoRALinear(nn.Linear(48, 32), rank=4, alpha=8, dropout=0.5)
-print("train mode, B = 0: output moved by", (layer(x) - layer.base(x)).abs().max().item())
-nn.init.normal_(layer.B)
-different = (layer(x) - layer(x)).abs().max().item()
-print(f"train mode, B ≠ 0: two calls differ by {different:.2f}")
-layer.eval()
-print("eval mode,  B ≠ 0: two calls differ by", (layer(x) - layer(x)).abs().max().item())
-
-# %% [markdown]
 # ## Training it, beside full fine-tuning
 #
-# Now the real thing: the base model has read English, and must learn rot13. Every linear layer but the output head
-# gets an adapter. We compare full fine-tuning with ranks 1 to 64. Full fine-tuning also trains what has no adapter
-# here: the embedding, the norms and the output head. That favours it, as rot13 is a permutation of letters and the
-# embedding alone can permute. (Chapter 00 has the stricter comparison, with full rank in just those layers that LoRA
-# adapts.)
+# The base has read English and learns English in a cipher. `rot13` moves every letter, and is far; `cipher-6` moves
+# six, and is near. Every linear layer but the output head gets an adapter.
 #
-# One trap spoils most such comparisons: **the learning rate**. LoRA usually wants a higher one than full
-# fine-tuning, so at a shared rate one of the two is handicapped. Here each method tries the same number of rates
-# (0.001, 0.0032, 0.01, 0.032, then around its best), picks its best on one seed, and is measured on other seeds and
-# on other text. At the preset `quick` the rates are those that `full` found, so that you need not wait for the
-# search.
+# Full fine-tuning comes in two sizes. *full, all weights* trains the embedding, the norms and the output head too. That
+# favours it: the ciphers only permute letters, and an embedding and a head that are permuted together would do the
+# whole task. *full, same layers* trains the weights of just those layers that have an adapter.
 #
-# **Write down your prediction:** the loss of the base on rot13, of full fine-tuning, of rank 1 and of rank 64, in
-# nats a character. (On plain English the base reaches what the next cell prints. Guessing blindly among 128 symbols
-# costs log 128 = 4.85.)
+# One trap spoils most such comparisons: **the learning rate**. Here each method tries the same number of rates on one
+# seed (0.001, 0.0032, 0.01, 0.032, then around its best), and is measured on other seeds and on other text. At the
+# preset `quick` the rates are those that `full` found. Alpha is 32 for every rank, AdamW has no weight decay, and the
+# rate falls to zero along the run.
 
 # %%
-before = measure(base, "rot13", size)
-print(f"{size.steps} steps of {size.batch} windows, AdamW, {size.seeds} seeds after tuning; alpha is 32 for every rank")
-print(f"the base model: {before['text_loss']:.2f} nats a character on English, {before['task_loss']:.2f} on rot13")
-
-ranks = [1, 4, 16, 64] if size.name != "smoke" else [1, 4]
-lora = {f"LoRA rank {r}": Run(adapter=AdapterConfig(rank=r, alpha=32)) for r in ranks}
-tuned = compare({"full": Run(), **lora}, size, known=results.known_rates("ranks"))
-results.record_sweep("ranks", tuned)
-results.record(before=before)
-
-# %% [markdown]
-# The table gives each method's best learning rate, the number of trained weights, and the loss on held-out rot13 and
-# on held-out English. With more than one seed, `±` is the 95 % interval of the mean. (The last column says how much
-# English was forgotten on the way. That is a subject of its own, for a later chapter.)
-
-# %%
-rows = [
-    [
-        label,
-        f"{t.run.lr:.4f}",
-        f"{t.values('trained')[0]:,}",
-        stats.shown(t.values("task_loss")),
-        stats.shown(t.values("text_loss")),
-    ]
-    for label, t in tuned.items()
-]
-print(stats.table(["method", "rate", "trained", "rot13", "English"], rows))
-
-
-# %%
-def gain(label):
-    """How far a method lowers the loss on the task, seed by seed, from where the base stands."""
-    return [before["task_loss"] - loss for loss in tuned[label].values("task_loss")]
-
-
-def share_of(label, other):
-    """The gain of one method as a share of another's, seed by seed."""
-    return [own / whole for own, whole in zip(gain(label), gain(other), strict=True)]
-
-
-def percent(shares):
-    mean, half = stats.interval(shares)
-    return f"{mean:.2%}" + (f" ± {half:.2%}" if half == half else "")
-
-
-best = min(lora, key=lambda label: stats.interval(tuned[label].values("task_loss"))[0])
-highest = f"LoRA rank {ranks[-1]}"
-shares = share_of(best, "full"), share_of("LoRA rank 1", highest)
-on_par.measure(stats.interval(shares[0])[0], f"{best} keeps {percent(shares[0])} of full fine-tuning's gain")
-rank_one.measure(stats.interval(shares[1])[0], f"rank 1 keeps {percent(shares[1])} of rank {ranks[-1]}'s gain")
-
-
-# %%
-fig, (ax,) = plots.canvas()
-means, halves = zip(*(stats.interval(tuned[f"LoRA rank {r}"].values("task_loss")) for r in ranks), strict=True)
-plots.band(ax, ranks, means, halves, plots.BLUE)
-ax.annotate("LoRA", (ranks[0], means[0]), xytext=(8, 4), textcoords="offset points", color=plots.BLUE)
-plots.reference(ax, stats.interval(tuned["full"].values("task_loss"))[0], "full fine-tuning", plots.BLACK)
-ax.set(xscale="log", xticks=ranks, xticklabels=ranks, xlabel="rank", ylabel="loss on rot13 (nats a character)")
-ax.minorticks_off()
-ax.set_title("What each rank reaches, at its own best learning rate")
-results.figure(
-    fig, "ranks", f"The base stands at {before['task_loss']:.2f}, far above the picture; bars are 95 % intervals."
+one_percent = "1 % of the loss"
+on_par = results.claim(
+    "on_par",
+    says="LoRA at rank 64 ends as low as full fine-tuning of the same layers, or lower",
+    source="arXiv 2106.09685v2, abstract",
+    read="full text",
+    published="on-par or better",
+    test={task: AtMost(0.02, one_percent) for task in ("rot13", "cipher-6")},
+    scope={"task": "rot13 and cipher-6"},
+)
+rank_one = results.claim(
+    "rank_one",
+    says="rank 1 ends as low as rank 64",
+    source="arXiv 2106.09685v2, table 6",
+    read="full text",
+    published="73.4 / 91.3 against 73.5 / 91.4 (WikiSQL / MNLI, GPT-3)",
+    test={task: AtMost(0.02, one_percent) for task in ("rot13", "cipher-6")},
+    scope={"task": "rot13 and cipher-6"},
 )
 
 # %% [markdown]
+# The best rate lies on a grid, so it is known to a factor only, its *resolution*: its neighbours on the grid were
+# worse.
+
+# %%
+higher = {
+    task: results.finding(
+        f"higher_rate_{short}",
+        says="LoRA at rank 16 wants a higher learning rate than full fine-tuning of the same layers",
+        test=AtLeast(1.0),
+        scope={"task": task, "seeds": 1},
+    )
+    for task, short in (("rot13", "far"), ("cipher-6", "near"))
+}
+
+# %% [markdown]
+# **Write down your prediction:** for each task the loss of full fine-tuning, of rank 1 and of rank 64. The next cell
+# prints where the base stands, and what letter frequencies alone would give.
+
+# %%
+for task in higher:
+    base, level = [measure_base(task, size, s)["task_loss"] for s in seeds], tasks.reference_levels(task)
+    print(f"{task}: uniform {level['uniform']:.2f}, letters {level['letters']:.2f}, the base {stats.shown(base, 2)}")
+ranks = [1, 4, 16, 64] if size.name != "smoke" else [1, 16, 64]
+
+
+def methods(task):
+    full = {
+        "full, all weights": Run(task=task, keep=True),
+        "full, same layers": Run(task=task, scope="linear", keep=True),
+    }
+    return full | {f"LoRA rank {r}": Run(task=task, adapter=AdapterConfig(rank=r, alpha=32), keep=True) for r in ranks}
+
+
+# %%
+tuned = {}
+for task in higher:
+    tuned[task] = compare(methods(task), size, known=results.known_rates(task))
+    results.record_sweep(task, tuned[task])
+    print(task)
+    print(tables.comparison(tuned[task], against="full, same layers"), "\n")
+
+
+# %%
+def minus(task, first, second):
+    """The paired difference in loss, first minus second, over seeds."""
+    return stats.paired(*(tuned[task][label].values("task_loss") for label in (first, second)))
+
+
+def base_above(task, label):
+    """How far the untouched base stands above a method."""
+    start = [measure_base(task, size, s)["task_loss"] for s in seeds]
+    return stats.paired(start, tuned[task][label].values("task_loss"))
+
+
+on_par.measure(
+    {task: minus(task, "LoRA rank 64", "full, same layers") for task in tuned},
+    chance={task: minus(task, "LoRA rank 1", "full, same layers") for task in tuned},
+)
+rank_one.measure(
+    {task: minus(task, "LoRA rank 1", "LoRA rank 64") for task in tuned},
+    chance={task: base_above(task, "LoRA rank 64") for task in tuned},
+)
+
+# %% [markdown]
+# (The null of the first claim is rank 1, the least that LoRA can be; that of the second is the untouched base.)
+
+# %%
+for task, row in higher.items():
+    lora, full = (tuned[task][label] for label in ("LoRA rank 16", "full, same layers"))
+    ratio, open_ = lora.run.lr / full.run.lr, lora.resolution * full.resolution
+    ends = (ratio / open_, ratio * open_) if math.isfinite(open_) else (math.nan, math.nan)
+    row.measure(Estimate(ratio, *ends), chance=1.0, shown=f"{ratio:.1f} times, known to a factor of {open_:.1f}")
+
+# %%
+results.figure(
+    figures.ranks(tuned, ranks),
+    "ranks",
+    "What each rank reaches at its own best learning rate. Bands and bars are 95 % intervals over bases. The base "
+    "and the letter frequencies stand far above both pictures.",
+    alt="Two panels, far and near task: loss over the rank. LoRA falls steeply from rank 1 to 16 and little after, "
+    "towards the band of full fine-tuning on the far task and through it on the near one.",
+)
+
+# %% [markdown] rests_on="01.on_par=partly, 01.rank_one=not reproduced, 01.higher_rate_far=not settled, 01.higher_rate_near=not settled"
+# **On par?** On the near task rank 64 ends 0.07 nats *lower* than full fine-tuning of the same layers, so it is on par
+# or better. On the far one it ends 0.05 nats higher, and rank 16 no nearer: there full fine-tuning keeps an advantage
+# that rank does not buy back. Full fine-tuning of all weights is hardly ahead of the same layers alone.
+#
+# **Rank 1** is not rank 64 on either task: 0.40 nats behind on the far one, 0.17 on the near one, although it trains
+# one part in 64. The footnote that a small rank is not expected to work for every task describes what we see better
+# than table 6 does.
+#
+# **Rates.** LoRA's best rate is 1.8 times full fine-tuning's on the far task and 3.2 times on the near one. Both are
+# within what the grid leaves open, so that LoRA wants a higher rate is not settled here. Chapter 14's question, by how
+# much, needs more widths than one.
+#
 # ### What the learning rate does
 #
-# The next figure shows every rate that was tried while tuning. Look at where each curve has its lowest point, and at
-# what a comparison at one shared rate would have claimed. (At `quick` the curves are not measured, and the cell says
-# so.)
+# The next figure shows every rate that was tried while tuning, on one seed. Look at where each curve has its lowest
+# point, at how flat it is there, and at what a comparison at one shared rate would have claimed. (At `quick` the curves
+# are not measured.)
 
 # %%
-if all(len(t.tried) > 1 for t in tuned.values()):
-    fig, (ax,) = plots.canvas()
-    for label, t in tuned.items():
-        rates = sorted(t.tried)
-        colour = plots.rank_colour(t.run.adapter.rank, ranks) if t.run.adapter else plots.BLACK
-        ax.plot(rates, [t.tried[rate] for rate in rates], color=colour, marker="o", ms=4, label=label)
-    ax.set(xscale="log", xlabel="learning rate", ylabel="loss on rot13 (nats a character)")
-    ax.legend(title="method")
-    ax.set_title("Every learning rate that was tried, one seed")
-    ratios = [tuned[label].run.lr / tuned["full"].run.lr for label in lora]
-    low, high = f"{min(ratios):.1f}", f"{max(ratios):.1f}"
-    spread = f"{low} times" if low == high else f"{low} to {high} times"
-    results.figure(fig, "rates", f"The best LoRA rates are {spread} full fine-tuning's, {tuned['full'].run.lr:.4f}.")
-    shared = sorted(set.intersection(*(set(t.tried) for t in tuned.values())))
-    for rate in shared:
-        order = sorted(tuned, key=lambda label, rate=rate: tuned[label].tried[rate])
-        print(f"at the shared rate {rate:.4f}, from the lowest loss: {', '.join(order)}")
-else:
-    print("this preset takes its rates from the committed results; run the preset full to see the curves")
+if all(len(t.tried) > 1 for t in tuned["rot13"].values()):
+    results.figure(
+        figures.rates(tuned, ranks, {task: tasks.reference_levels(task)["letters"] for task in tuned}),
+        "rates",
+        "Every learning rate that was tried, one seed, on the text that tunes (so the losses differ a little from the "
+        "other figure's). Rings are the best; the dotted line is what letter frequencies alone give.",
+        alt="Two panels of curves of loss over learning rate, one curve a method. Each has a flat bottom; the "
+        "curves of LoRA lie further right than those of full fine-tuning; at too high rates all rise to the "
+        "level of letter frequencies.",
+    )
 
 # %% [markdown]
-# ### Is a step cheaper?
-#
-# LoRA trains few weights. Does that make a step of *this* model faster? Predict, then look at the seconds that the
-# runs took.
-
-# %%
-step_ms = {label: 1000 * min(t.values("seconds")) / size.steps for label, t in tuned.items()}
-for label, ms in step_ms.items():
-    print(f"{label:13}{ms:6.0f} ms a step, {ms / step_ms['full']:.2f} of full fine-tuning's")
-
-# %% [markdown]
-# A linear layer's step has three big products: `W0 x`, then the gradient of `x`, then the gradient of `W0`. LoRA
-# spares the last one, and in large layers that shows. In a model this narrow the small products and the bookkeeping
-# of the second path can cost as much as that saves, or more where the rank is high. (Runs share the machine with one
-# another, so take a tenth more or less for noise.) The benchmark of a layer with `d` = 2048 (`make bench`) shows the
-# other regime.
+# The takeaway: below its best rate each curve falls slowly, above it rises fast, and the methods' curves have their
+# lowest points at different rates. Compare all at the rate on the left, and high ranks and full fine-tuning look better
+# than they are; compare at the one on the right, and rank 1 wins. And where a curve climbs to the dotted line, the
+# model knows letter frequencies and nothing else.
 #
 # ### The four starts, trained
 #
-# At the beginning "both random" only disturbed the layer, and "A zero" looked as good as "B zero". Does training
-# agree? All three are tuned like everything else, at rank 4. (The fourth start is the one that was refused above.)
-# How much "both random" disturbs depends on the size of the numbers; here `B` follows the rule of `A`, uniform in
-# ±1/√r.
+# At the beginning "both random" only disturbed the layer, and "A zero" looked as good as "B zero". Does training agree?
+# Three starts are tuned like everything else, at rank 4 on rot13. (The fourth is the one that was refused above.)
+#
+# The starts are not mirror images. A matrix begins uniform in ±1/√n with `n` its number of *inputs* (Kaiming's rule, as
+# `nn.Linear` has it). For `A` that is `d_in`, for `B` only `r`. So a random `B` holds numbers `√(d_in / r)` times as
+# large as a random `A`, and whatever is learnt through it moves the output further at the same rate. Hayou et al.
+# (arXiv 2406.08447) compare the two in theory and on large models: `B` zero allows a larger learning rate, and ends
+# better on average.
 #
 # Predict: which of the three ends lowest, and does "both random" recover?
 
 # %%
-config = AdapterConfig(rank=4, alpha=32)
-begin = {name: Run(adapter=config, start=name) for name in ("B zero", "A zero", "both random")}
-begun = compare(begin, size, known=results.known_rates("starts"))
-results.record_sweep("starts", begun)
-rows = [
-    [name, f"{t.run.lr:.4f}", stats.shown(t.values("task_loss")), f"{t.results[0]['losses'][0]:.2f}"]
-    for name, t in begun.items()
-]
-print(stats.table(["start", "rate", "rot13 after training", "training loss at step 0"], rows))
-difference, half = stats.paired(begun["A zero"].values("task_loss"), begun["B zero"].values("task_loss"))
-certain = f"95 % interval ± {half:.3f}" if half == half else "one seed, so no interval"
-print(f"A zero minus B zero: {difference:+.3f} nats ({certain})")
-
-# %% [markdown]
-# Why should it matter which of the two is zero? The starts are not mirror images. Kaiming's rule looks at the number
-# of inputs: `d_in` for `A`, only `r` for `B`. So a random `B` holds numbers `√(d_in / r)` times as large as a random
-# `A`, and everything that is learnt through it moves the output further at the same rate. Hayou et al. (arXiv
-# 2406.08447) compare the two in theory and on large models: `B` zero allows a larger learning rate, and ends better
-# on average. Whether it is the place of the zero or the size of the numbers, our comparison cannot tell. You can:
-# give `A zero` a smaller `B`.
-#
-# ## The verdict
-#
-# Printed from what was measured above:
+b_zero = results.claim(
+    "b_zero",
+    says="B zero and A random ends lower than A zero and B random",
+    source="arXiv 2406.08447v1, abstract",
+    read="abstract",
+    published="better on average",
+    test=Lower(0.01, "half a percent of the loss"),
+    scope={"task": "rot13", "rank": 4},
+)
+lost = results.finding(
+    "both_random",
+    says="both random never recovers: it ends above B zero by more than rank 1 does",
+    test=Higher(0.0),
+    scope={"task": "rot13", "rank": 4},
+)
 
 # %%
-for claim in (on_par, rank_one):
-    print(f"{claim.says}: {claim.verdict.upper()}. {claim.shown}.\n   (criterion: {claim.criterion})")
-path = results.save()
-print("written:", path.name)
+begin = {name: Run(adapter=AdapterConfig(rank=4, alpha=32), start=name, keep=True)
+         for name in ("B zero", "A zero", "both random")}  # fmt: skip
+begun = compare(begin, size, known=results.known_rates("starts"))
+results.record_sweep("starts", begun)
+print(tables.comparison(begun, against="B zero"))
+print("training loss at step 0:", {name: round(t.results[0]["losses"][0], 2) for name, t in begun.items()})
+
+# %%
+after = {name: t.values("task_loss") for name, t in begun.items()}
+itself = stats.paired(after["B zero"], after["B zero"][1:] + after["B zero"][:1])
+b_zero.measure(stats.paired(after["B zero"], after["A zero"]), chance=itself)
+lost.measure(stats.paired(after["both random"], tuned["rot13"]["LoRA rank 1"].values("task_loss")), chance=itself)
 
 # %% [markdown]
-# Three things to keep in mind. First, a share of the gain flatters every method: the base begins worse than blind
-# guessing, and a part of the way down is cheap (chapter 00 prints what letter frequencies alone give). The losses in
-# the table say more than the shares. Second, the paper's rank-1 result is for GPT-3, whose matrices are 12,288 wide,
-# on tasks close to what it knew. Here the matrices are 128 wide and the task changes every letter, so each layer has
-# to change a lot. What a rank can hold depends on how much there is to learn. Third, the intervals are over seeds of
-# the fine-tuning: all runs start from the same pretrained base.
+# OUTCOME 3
+#
+# Whether it is the place of the zero or the size of the numbers, this comparison cannot tell.
+#
+# Two things to keep in mind. The paper's rank 1 is for GPT-3, whose matrices are 12,288 wide, on tasks close to what it
+# knew; here the matrices are 128 wide. And placement, alpha, length and task differ too, so nothing here says that the
+# *size* of the model is the reason.
 #
 # ## Exercises
 #
@@ -489,3 +489,6 @@ print(check.check_first_update(my_first_update))
 #
 # Ours is `add_adapters(model, AdapterConfig(rank=16, alpha=32, targets="all-linear"))`, and `make parity` checks
 # that logits, gradients, merged weights, and the choice of layers are PEFT's.
+
+# %%
+results.save()

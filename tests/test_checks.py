@@ -188,6 +188,11 @@ ANSWERS += [
     ("02", "check_rank", 23, "may exceed it"),
     ("02", "check_rank", 22.5, "whole number"),
     ("02", "check_rank", 69, "attention alone"),
+    ("02", "check_rank", 33, "MLP alone"),
+    ("02", "check_rank", 138, "q and v alone"),
+    ("02", "check_rank", 19, "two slips"),
+    ("02", "check_rank", 47, "A alone"),
+    ("02", "check_rank", 42, "B alone"),
     ("02", "check_rank", 8, "there is room"),
     ("02", "check_rank", None, "write your answer"),
     ("02", "check_rank", -1, "from 1 up"),
@@ -958,6 +963,38 @@ ANSWERS += [
     ("A2", "check_tokens", lambda F, S, a, q: None, "write your answer"),
     ("A2", "check_tokens", 3, "without calling it"),
 ]
+
+
+# Chapter 00, a cut of some layers
+
+
+def layers(first: object, second: object) -> dict:
+    return {"self_attn cut": first, "mlp cut": second}
+
+
+WHOLE, ALL_CUT = 1.79, 2.4
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (layers(1.9, 2.2), "Right: mlp costs more, 0.41"),
+        (layers(torch.tensor(2.3), np.float64(1.95)), "Right: self_attn costs more"),
+        (layers("2.3", "1.95"), "Right"),
+        (layers(1.79, 2.2), "nothing was cut"),
+        (layers(1.9, 2.4), "every layer cut"),
+        (layers(0.1, 2.2), "not the gain"),
+        (layers(1.9, 4.9), "added to W0 too"),
+        (layers(2.0, 2.0), "both are the same"),
+        (layers(None, 2.0), "write your answer"),
+        (layers("much", 2.0), "two losses"),
+        ((1.9, 2.2), "give both losses"),
+    ],
+    ids=str,
+)
+def test_a_cut_of_some_layers_costs_something_between_none_and_all(answer, told):
+    said = check_of("00", "check_layers")(answer, whole=WHOLE, all_cut=ALL_CUT)
+    assert told in said and said.startswith("Right") == told.startswith("Right")
 
 
 # Appendix A4

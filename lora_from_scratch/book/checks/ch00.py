@@ -1,4 +1,4 @@
-"""The exercises of chapter 00: the closest matrix of a rank, and the rank at which factors stop paying."""
+"""The exercises of chapter 00: the closest matrix of a rank, where factors stop paying, and a cut of some layers."""
 
 import torch
 from torch import Tensor
@@ -68,3 +68,29 @@ def check_rank(answer) -> str:
     }
     side = "too small" if rank < 94 else "too large: a smaller rank holds more already"
     return not_yet(hints.get(int(rank), side))
+
+
+def check_layers(answer, whole: float, all_cut: float) -> str:
+    """{"self_attn cut": …, "mlp cut": …}: losses between those of the whole change and of a cut everywhere."""
+    if not isinstance(answer, dict) or set(answer) != {"self_attn cut", "mlp cut"}:
+        return not_yet('give both losses: {"self_attn cut": …, "mlp cut": …}')
+    if None in answer.values():
+        return STUB
+    got = {part: number(value) for part, value in answer.items()}
+    if None in got.values():
+        return not_yet("the answers are two losses")
+    for part, loss in got.items():
+        if abs(loss - whole) < 1e-6:
+            return not_yet(f"{part}: that is the loss of the whole change; nothing was cut (is the part in the name?)")
+        if abs(loss - all_cut) < 1e-6:
+            return not_yet(f"{part}: that is the loss with every layer cut; leave the other part's changes whole")
+        if loss < whole - 0.5:
+            return not_yet(f"{part}: that lies far below the whole change's {whole:.2f}; give the loss, not the gain")
+        if loss > all_cut + 0.5:
+            return not_yet(
+                f"{part}: above a cut of every layer ({all_cut:.2f}); are the uncut changes added to W0 too?"
+            )
+    if abs(got["self_attn cut"] - got["mlp cut"]) < 1e-6:
+        return not_yet("both are the same; cut one part each time")
+    more = max(got, key=got.get)
+    return f"Right: {more.removesuffix(' cut')} costs more, {got[more] - whole:.2f} nats above the whole change."

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from lora_from_scratch.analysis.counting import ALL_LINEAR, ATTENTION, MODELS, lora_parameters, prints_as
+from lora_from_scratch.analysis.counting import ALL_LINEAR, ATTENTION, MLP, MODELS, lora_parameters, prints_as
 from lora_from_scratch.book.checks.common import RIGHT, STUB, call, not_yet, number
 
 BUDGET = 59_000_000
@@ -86,6 +86,12 @@ def check_rank(answer) -> str:
         BUDGET // lora_parameters(wide.shapes(ALL_LINEAR), 1): "k and v are not as wide as q here: 1024, not 4096",
         BUDGET // lora_parameters(llama.shapes((*ALL_LINEAR, "lm_head")), 1): "the head is counted too; leave it out",
         BUDGET // lora_parameters(llama.shapes(ATTENTION), 1): "that is for attention alone; the MLP belongs to it",
+        BUDGET // lora_parameters(llama.shapes(MLP), 1): "that is for the MLP alone; attention belongs to it",
+        BUDGET // lora_parameters(llama.shapes(("q_proj", "v_proj")), 1): "that is for q and v alone",
+        BUDGET // lora_parameters(wide.shapes((*ALL_LINEAR, "lm_head")), 1): "two slips: k and v are 1024 wide, and "
+        "the head is left out",
+        BUDGET // sum(d_in for _, d_in in llama.shapes(ALL_LINEAR)): "that is A alone; B has d_out · r numbers more",
+        BUDGET // sum(d_out for d_out, _ in llama.shapes(ALL_LINEAR)): "that is B alone; A has r · d_in numbers more",
     }
     hint = mistakes.get(int(rank), "")
     if count(int(rank)) > BUDGET:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from lora_from_scratch.book import plots, stats
 
-NAMES = ("what B learnt on A's start", "through A's movement")
+NAMES = ("B on A's start", "A's movement")
 
 
 def widths(found: Mapping[tuple[str, int], Sequence], every: Sequence[int], rank: int) -> Figure:
@@ -18,17 +18,19 @@ def widths(found: Mapping[tuple[str, int], Sequence], every: Sequence[int], rank
     x = np.array(every, dtype=float)
     titles = ("One rate for A and B", "B's rate n / r times as high")
     for ax, name, title in zip(axes, names, titles, strict=True):
+        ends = {}
         for i, colour in enumerate((plots.ORANGE, plots.BLUE)):
             means, halves = zip(*(stats.interval([pair[i] for pair in found[name, n]]) for n in every), strict=True)
-            plots.band(ax, x, means, halves, colour)
-            ax.annotate(NAMES[i], (x[0], means[0]), xytext=(0, -14 if i == 0 else 10), textcoords="offset points",
-                        color=colour, fontsize=9)  # fmt: skip
-        ax.set(xscale="log", yscale="log", xlabel="width n", ylim=(0.03, 2), title=title)
+            plots.band(ax, x * (0.97, 1.03)[i], means, halves, colour)  # so that bars do not lie on each other
+            ends[NAMES[i]] = (means[-1], colour)
+        ax.set(xscale="log", yscale="log", xlabel="width n", xlim=(x[0] / 1.4, x[-1] * 8), ylim=(0.03, 2), title=title)
         ax.set_xticks(every, every)
         ax.set_yticks([0.05, 0.1, 0.2, 0.5, 1], ["0.05", "0.1", "0.2", "0.5", "1"])
         ax.minorticks_off()
+        for label, nudge in plots.apart(ax, {k: v[0] for k, v in ends.items()}).items():
+            plots.label_end(ax, x * 1.1, [ends[label][0]], label, ends[label][1], dy=nudge)
     axes[0].plot(x, np.sqrt(rank / x), color=plots.GREY, linestyle="--", linewidth=1)
-    axes[0].annotate("√(r/n)", (x[-1], math.sqrt(rank / x[-1])), xytext=(-30, -12), textcoords="offset points",
+    axes[0].annotate("√(r/n)", (x[0], math.sqrt(rank / x[0])), xytext=(10, 6), textcoords="offset points",
                      color=plots.GREY, fontsize=9)  # fmt: skip
     axes[0].set_ylabel("size, relative to the whole")
     return fig
@@ -53,7 +55,7 @@ def map_of(tried: Mapping[int, Mapping[float, float]], grid: Sequence[float], al
     ax.set_xticks(range(len(grid)), [f"{rate:.2g}" for rate in grid])
     ax.set_yticks(range(len(ratios)), [f"{q}  (alpha {alpha * q:g})" for q in ratios])
     ax.set(xlabel="learning rate of A", ylabel="ratio  (as LoRA's alpha)")
-    ax.set_title("A larger ratio wants a lower rate; along the frames little changes")
+    ax.set_title("A ratio is an alpha, and each has a rate of its own")
     return fig
 
 

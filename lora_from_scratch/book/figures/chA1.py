@@ -56,7 +56,7 @@ def loss(errors: Mapping[str, Sequence[float]], rises: Mapping[str, Sequence[flo
     ax.annotate("error squared,\nthrough NF4", (x[40], mean * anchor[40]), xytext=(-8, 6), textcoords="offset points",
                 ha="right", fontsize=9)  # fmt: skip
     nudge = {"k-means": (-8, 6, "right"), "NF4": (0, -16, "center"), "FP4 (E2M1)": (9, -10, "left"),
-             "int4": (9, 4, "left")}  # fmt: skip
+             "int4": (-2, 17, "right")}  # fmt: skip
     for name in errors:
         middle, half = stats.interval(rises[name])
         colour, at = (COLOURS | MORE)[name], np.mean(errors[name])
