@@ -332,10 +332,10 @@ def against_rivals(kind):
 less_error.measure(against_rivals("models"), chance=against_rivals("uniform"))
 
 # %% [markdown] rests_on="04.less_error=holds"
-# NF4 loses less than the better of its two rivals on these weights, {04.less_error.shown} as a share of that one's
-# error. On uniform numbers it is the other way round: int4's even steps win there by far. So NF4 is not a better code,
-# it is a code for a bell curve. And k-means, which has seen the weights, is better still: NF4's aim was not the
-# smallest error.
+# NF4 loses less than the better of its two rivals on these weights. (The difference over that one's error:
+# {04.less_error.shown}.) On uniform numbers it is the other way round: int4's even steps win there by far. So NF4 is
+# not a better code, it is a code for a bell curve. And k-means, which has seen the weights, is better still: NF4's aim
+# was not the smallest error.
 
 # %% [markdown]
 # With one bit fewer there are half as many levels, so the steps are about twice as wide, and so is the error. That
@@ -446,9 +446,9 @@ results.figure(
 # other. In blocks, bins get wider away from zero and values get rarer, and the second wins. Nearly half of what the
 # two end bins hold in blocks of 64 is the absmax of each block itself, one value in 64.
 #
-# "And that's good", says the title. The code that does use its bins equally has a far larger error than NF4,
-# {04.equal_costs.shown} as a share of NF4's. Equal use is the aim of whoever wants 4 bits to carry much information,
-# and a small error is another aim. "Optimal" always means for some aim.
+# "And that's good", says the title. The code that does use its bins equally has a far larger error than NF4, by
+# {04.equal_costs.shown} of NF4's. Equal use is the aim of whoever wants 4 bits to carry much information, and a small
+# error is another aim. "Optimal" always means for some aim.
 
 # %% [markdown]
 # ## Block size
@@ -536,9 +536,9 @@ mean_helps.measure(stats.interval(ratios[0]), chance=stats.interval(ratios[1]))
 # %% [markdown] rests_on="04.mean_helps=holds"
 # Even with even steps, the mean left in multiplies the error by {04.mean_helps.shown}: more than the idle half
 # explains. Absmax values lie close together and far from zero, so what is left after the subtraction also needs a
-# smaller range. With the dynamic map the factor is larger by a fifth: that is what its finer steps near zero add. And
-# a surprise: on these values plain even steps have the *smaller* error in both cases. The dynamic map spends most of
-# its values where few of these lie.
+# smaller range. With the dynamic map the factor is larger by a fifth, through its uneven steps, in which alone the
+# maps differ. A surprise: on these values plain even steps have the *smaller* error in both cases. The dynamic map
+# spends most of its values where few of these lie.
 
 # %% [markdown]
 # What does double quantization save, and what does it cost the *weights*? Their indices stay, only the scales move a

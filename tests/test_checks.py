@@ -997,6 +997,23 @@ def test_a_cut_of_some_layers_costs_something_between_none_and_all(answer, told)
     assert told in said and said.startswith("Right") == told.startswith("Right")
 
 
+# Appendix A3
+
+ANSWERS += [
+    ("A3", "check_pages", 25, "Right"),
+    ("A3", "check_pages", torch.tensor(26.0), "Right"),
+    ("A3", "check_pages", "25", "Right"),
+    ("A3", "check_pages", 100, "least recently used"),
+    ("A3", "check_pages", 75, "stays where it is"),
+    ("A3", "check_pages", 0, "do not fit"),
+    ("A3", "check_pages", 1, "how many times"),
+    ("A3", "check_pages", 50, "only what comes in"),
+    ("A3", "check_pages", 0.25, "the share"),
+    ("A3", "check_pages", 33, "two rounds"),
+    ("A3", "check_pages", None, "one number"),
+]
+
+
 # Appendix A4
 
 ANSWERS += [
@@ -1094,7 +1111,7 @@ GIVEN = {  # what the text of an exercise says is there
 def solutions() -> list[tuple[str, str, str]]:
     """(chapter, check, code) of every folded solution that is code, with the check that its exercise calls."""
     found = []
-    for path in sorted(NOTEBOOKS.glob("[01]*.py")):
+    for path in sorted(NOTEBOOKS.glob("[01A]*.py")):
         parts = re.split(r"(?m)^# \*\*\d\. ", path.read_text(encoding="utf-8").partition("# ## Exercises")[2])[1:]
         for part in parts:
             called = re.search(r"check\.(check_\w+)\((\w+)\)", part)
@@ -1123,6 +1140,6 @@ def test_the_folded_solution_is_accepted(chapter, part, code):
 
 def test_a_chapter_whose_exercises_are_checked_says_so_by_calling_its_own_checks():
     """The number in the import is the chapter's."""
-    for path in NOTEBOOKS.glob("[01]*.py"):
+    for path in NOTEBOOKS.glob("[01A]*.py"):
         for number in re.findall(r"checks import ch(\d\d)", path.read_text(encoding="utf-8")):
             assert number == path.name[:2]
