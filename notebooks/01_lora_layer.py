@@ -392,7 +392,7 @@ print("training loss at step 0:", {name: round(t.results[0]["losses"][0], 2) for
 
 # %%
 after = {name: t.values("task_loss") for name, t in begun.items()}
-itself = stats.paired(after["B zero"], after["B zero"][1:] + after["B zero"][:1])
+itself = stats.against_itself(after["B zero"])
 b_zero.measure(stats.paired(after["B zero"], after["A zero"]), chance=itself)
 lost.measure(stats.paired(after["both random"], tuned["rot13"]["LoRA rank 1"].values("task_loss")), chance=itself)
 

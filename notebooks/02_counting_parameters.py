@@ -300,18 +300,19 @@ wanted = {
 methods = {task: {f"{p}, {b}": arm(task, b, p) for b, p in arms} for task, arms in wanted.items()}
 
 # %% [markdown]
-# The task is English in a cipher: `rot13` moves every letter, `cipher-6` six. A difference below 0.01 nats, half a
-# percent of the loss, we would not call one.
+# The task is English in a cipher: `rot13` moves every letter, `cipher-6` six. A difference below 0.02 nats, 1 % of the
+# loss, we would not call one. (The line was 0.01 in a first run. Chance, one base against the next, passed that on the
+# near task, so it is now that of chapters 01 and 07.)
 
 # %%
-line = "half a percent of the loss"
+line = "1 % of the loss"
 placement = results.claim(
     "placement",
     says="adapters on attention alone do worse than adapters on the MLP alone, at matched parameters",
     source=blog,
     read="second hand",
     published="attention at 0.25 B does worse than MLP at 0.24 B (Llama-3.1-8B)",
-    test={part: Higher(0.01, line) for part in ("large, rot13", "small, rot13", "large, cipher-6")},
+    test={part: Higher(0.02, line) for part in ("large, rot13", "small, rot13", "large, cipher-6")},
     scope={"task": "rot13 and cipher-6"},
 )
 nothing_more = results.claim(
@@ -320,7 +321,7 @@ nothing_more = results.claim(
     source=blog,
     read="second hand",
     published="no additional benefit on top of the MLP (there with more parameters)",
-    test=Equal(0.01, line),
+    test=Equal(0.02, line),
     scope={"task": "rot13"},
 )
 
@@ -331,7 +332,7 @@ qv_as_good = results.claim(
     source="arXiv 2106.09685v2, table 5",
     read="full text",
     published="73.7 / 91.3 against 73.7 / 91.7 (WikiSQL / MNLI, GPT-3)",
-    test={task: Equal(0.01, line) for task in wanted},
+    test={task: Equal(0.02, line) for task in wanted},
     scope={"task": "rot13 and cipher-6"},
 )
 
@@ -359,7 +360,7 @@ def minus(task, first, second):
 itself = {}
 for task in tuned:
     losses = tuned[task]["MLP, large"].values("task_loss")
-    itself[task] = stats.paired(losses, losses[1:] + losses[:1])
+    itself[task] = stats.against_itself(losses)
 gaps = {f"{b}, {t}": minus(t, f"attention, {b}", f"MLP, {b}") for b, t in (p.split(", ") for p in placement.parts)}
 placement.measure(gaps, chance={part: itself[part.split(", ")[1]] for part in gaps})
 differs = gaps["large, rot13"]
@@ -396,8 +397,17 @@ results.figure(
     "each model; wider models lie lower.",
 )
 
-# %% [markdown]
-# OUTCOME
+# %% [markdown] rests_on="02.placement=not settled, 02.nothing_more=not settled, 02.qv=not reproduced"
+# **Where matters.** At the large budget attention alone ends 0.24 nats above the MLP alone on the far task and 0.10 on
+# the near one, at exactly as many parameters. At the small budget it leans the same way, by 0.23, but one of three
+# bases took the rate badly and the interval is wide; so the claim as a whole stays open, by one part of three. MLP with
+# a budget of 40,320 beats attention with 184,320 on rot13.
+#
+# **q and v alone** are not as good as all of attention here: 0.15 nats worse on both tasks. The paper's table has them
+# level, on GPT-3 and on tasks near to what it knew.
+#
+# **All linear layers** end where the MLP alone does, to within what three bases can show: whether there is a difference
+# of 1 % is not settled.
 #
 # Keep in mind what this is about: one small model, two ciphers, short runs. And at equal counts the ranks differ,
 # because the MLP's matrices are wider: "where" and "which rank" cannot be separated entirely.

@@ -30,14 +30,14 @@ from lora_from_scratch.analysis.spectra import low_rank_factors
 from lora_from_scratch.book import stats, tables
 from lora_from_scratch.book.figures import ch05 as figures
 from lora_from_scratch.book.results import Results
-from lora_from_scratch.book.verdicts import AtLeast, Equal, Lower
+from lora_from_scratch.book.verdicts import AtMost, Equal, Lower
 from lora_from_scratch.inject import is_adapter
 from lora_from_scratch.lab import codes, tasks, train
 from lora_from_scratch.lab.controls import from_random_factors
 from lora_from_scratch.lab.finetune import LOFTQ, Run, measure_base, prepare
 from lora_from_scratch.lab.presets import preset
 from lora_from_scratch.lab.pretrain import pretrained
-from lora_from_scratch.lab.sweep import best_rate, compare
+from lora_from_scratch.lab.sweep import best_rate, bracketed, compare, next_rates
 from lora_from_scratch.lab.workers import carry_out_all
 
 # %%
@@ -215,9 +215,9 @@ print(stats.table(header, rows))
 results.record(gap=gap, lead=lead)
 
 # %% [markdown]
-# Compare what the start holds of the *error* with the last line on noise of the same shape, and with what it gives back
-# of the *loss*. Where the second is larger than the first, the loss grows faster than the square of the error: the
-# largest directions cost more than their share.
+# Compare what the start holds of the *error* with noise of the same shape, and with what it gives back of the *loss*.
+# Where the second is larger, either the loss grows faster than the square of the error, or the directions that it takes
+# are worse than others of their size. (The error is that of two matrices, the loss that of the whole model.)
 #
 # ## Training over each base
 #
@@ -230,13 +230,14 @@ results.record(gap=gap, lead=lead)
 # error.
 
 # %%
+tenth = round(stats.interval(gap["NF4"])[0] / 10, 5)
 recovers = results.claim(
     "recovers",
-    says="training the adapter recovers what quantization lost: the share of NF4's gap to 16 bit that it closes",
+    says="training the adapter recovers what quantization lost: what NF4 still stands above 16 bit, both trained",
     source="arXiv 2305.14314v1, section 4",
     read="second hand",
     published="fully recovered",
-    test=AtLeast(0.9, "a tenth may be left"),
+    test=AtMost(max(tenth, 1e-5), "a tenth of the gap before training"),
     scope={"task": "English"},
 )
 loftq = {
@@ -251,6 +252,14 @@ loftq = {
     )
     for n in ("NF4", "NF2")
 }
+
+# %%
+knows = results.finding(
+    "knows_the_error",
+    says="over NF2, starting from what was lost ends lower than starting from random factors of the same size",
+    test=Lower(0.0005, "as above"),
+    scope={"task": "English", "code": "NF2"},
+)
 
 # %% [markdown]
 # **Write down your prediction** for each line: the loss after training, and who wins, zero, the SVD, or chance?
@@ -268,9 +277,12 @@ print(tables.comparison(english, against="16 bit", digits=4))
 
 # %%
 blind = functools.partial(replace, methods["NF2, SVD"])
-rates = grid if precise.budget else (english["NF2, SVD"].run.lr,)
-tried = carry_out_all([blind(lr=rate, seed=0) for rate in rates], precise, work=from_random_factors)
-rate = best_rate({r: result["tune_loss"] for r, result in zip(rates, tried, strict=True)})
+rates, tried = list(grid) if precise.budget else [english["NF2, SVD"].run.lr], {}
+while rates and len(tried) < 8:  # beyond an edge, as `compare` goes for the others
+    found = carry_out_all([blind(lr=rate, seed=0) for rate in rates], precise, work=from_random_factors)
+    tried |= {r: result["tune_loss"] for r, result in zip(rates, found, strict=True)}
+    rates = [] if len(tried) < 3 or bracketed(tried) else next_rates(tried)
+rate = best_rate(tried)
 
 # %%
 control = carry_out_all([blind(lr=rate, seed=s) for s in seeds], precise, work=from_random_factors)
@@ -287,29 +299,29 @@ def won_back(label):
     return [1 - own / whole for own, whole in zip(left, gap[label.split(",")[0]], strict=True)]
 
 
-open_ = {
-    label: [a - b for a, b in zip(after[label], after["16 bit"], strict=True)] for label in arms | {"NF2, chance": 0}
-}
-rows = [[k, f"{stats.shown([100 * v for v in won_back(k)], 0)} %", stats.shown(open_[k], 4)] for k in list(open_)[1:]]
+won = [label for label in after if label != "16 bit"]
+open_ = {k: [a - b for a, b in zip(after[k], after["16 bit"], strict=True)] for k in won}
+rows = [[k, f"{stats.shown([100 * v for v in won_back(k)], 0)} %", stats.shown(open_[k], 4)] for k in won]
 print(stats.table(["base and start", "of its gap closed", "left open, nats"], rows))
 
 # %%
-recovers.measure(stats.interval(won_back("NF4")), chance=0.0)
+recovers.measure(stats.interval(open_["NF4"]), chance=stats.interval(gap["NF4"]))
 blind_gain = stats.paired(after["NF2, chance"], after["NF2"])
 loftq["NF4"].measure(
     stats.paired(after["NF4, SVD"], after["NF4"]), chance="the control needs an unpacked base: see NF2"
 )
 loftq["NF2"].measure(stats.paired(after["NF2, SVD"], after["NF2"]), chance=blind_gain)
+knows.measure(stats.paired(after["NF2, SVD"], after["NF2, chance"]), chance="random factors are themselves the null")
 
 # %%
+start_above = {k: [g - (up if "SVD" in k else 0) for g, up in zip(gap[k[:3]], lead[k[:3]], strict=True)] for k in won}
 results.figure(
-    figures.english({label: before[arms.get(label, ("NF2", "B zero"))] for label in after}, after),
+    figures.english(start_above, {k: open_[k] for k in won}),
     "english",
-    "Open: before training, with the start of that line. Full: with a trained adapter of rank 16. Bars: 95 % "
-    "intervals over bases; lines are compared base by base in the table, so bars may overlap. Dashed: the trained "
-    "16-bit base.",
-    alt="Two panels, sixteen and four bits on the left, two bits on the right, on scales of their own. Every line "
-    "goes from an open mark to a full one at lower loss; at two bits the way is long.",
+    "How far each line stands above the 16-bit base. Open: neither trained, with the start of that line. Full: both "
+    "trained, rank 16. Bars: 95 % intervals of the paired differences over bases.",
+    alt="Two panels, four bits and two bits, on scales of their own. Every line goes from an open mark to a full "
+    "one nearer to zero, the 16-bit base.",
 )
 
 # %% [markdown]
@@ -329,7 +341,7 @@ as_good = results.claim(
     source="arXiv 2305.14314v1, section 4, table 4",
     read="second hand",
     published="53.1 (NF4) against 53.0 (16 bit): mean MMLU of eight LLaMA models",
-    test=Equal(max(1e-4, round(abs(whole_gap), 4)), "the gap of the NF4 base before training"),
+    test=Equal(max(1e-4, round(abs(whole_gap) / 2, 4)), "half of the gap of the NF4 base before training"),
     scope={"task": "rot13"},
 )
 
@@ -340,10 +352,11 @@ results.record_sweep("rot13", rot13)
 print(f"before training {stats.shown([measure_base('rot13', precise, s)['task_loss'] for s in seeds], 2)}")
 print(tables.comparison(rot13, against="16 bit", digits=4))
 itself = rot13["16 bit"].values("task_loss")
-as_good.measure(stats.paired(rot13["NF4"].values("task_loss"), itself), chance=whole_gap + 0.0001)
+as_good.measure(stats.paired(rot13["NF4"].values("task_loss"), itself), chance=stats.interval(gap["NF4"]))
 
 # %% [markdown]
-# (The null of this equality is a loss just beyond the gap.)
+# (The null of this equality is an adapter that loses the whole gap. One far task: on a near one less is learnt, and the
+# gap weighs more.)
 #
 # OUTCOME 2
 #

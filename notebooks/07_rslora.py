@@ -11,8 +11,9 @@
 #
 # **The published claims.** rsLoRA (Kalajdzievski, arXiv 2312.03732v1) proves in section 3, theorem 3.2, that only a
 # factor of order `1/√r` keeps the layer's output and its gradients at one size as the rank `r` grows without bound. The
-# proof follows plain gradient descent. In section 4 it fine-tunes Llama 2 at ranks from 4 to 2048 with one learning
-# rate: with LoRA's `alpha / r` the loss hardly changes with the rank, with `alpha / √r` it falls.
+# proof follows plain gradient descent. (We have the theorem's text at second hand.) In section 4 it fine-tunes Llama 2
+# at ranks from 4 to 2048 with one learning rate: with LoRA's `alpha / r` the loss hardly changes with the rank, with
+# `alpha / √r` it falls.
 #
 # Losses are in nats a character. A seed is a base: seed 1 fine-tunes the base that was pretrained with seed 1.
 # `a ± b` is a mean over seeds with its 95 % interval.
@@ -124,12 +125,14 @@ same.measure(max((rs - plain).abs().max().item() for rs, plain in pairs.values()
 #
 # - **The gradient** is `∂L/∂B = s G Aᵀ`. It has `r` columns, each of one size, because the entries of `A` do not
 #   depend on `r`. So it grows like `s √r`.
-# - **A step of gradient descent**, `B = -lr · s G Aᵀ`, changes the output at an input `x` by `-lr · s² G Aᵀ A x`. For
-#   an input that is alone in its batch `G = g xᵀ`, and the change is `-lr · s² g |A x|²`: a sum of `r` squares. It
-#   grows like `s² r`. What comes from *other* inputs `x'` has `(A x')ᵀ A x` there, a sum of `r` terms of both signs.
-#   It grows like `s² √r`. A window has many positions, so the truth lies between.
+# - **A step of gradient descent**, `B = -lr · s G Aᵀ`, changes the output at an input `x` by `-lr · s² G Aᵀ A x`. `AᵀA`
+#   is a sum of `r` random rank-one matrices. In the mean it is `r` times a multiple of the identity, and around that it
+#   scatters: `|AᵀA x|²` is proportional to `r (d + r) |x|²`, with `d` the dimension of the inputs. So the sum grows
+#   like `√r` while `r` is well below `d`, where the scatter dominates, and like `r` above it. With the scaling: `s² √r`
+#   to `s² r`.
 # - **A step of Adam** divides each gradient by its own size, so the gradient's `s` is lost. The output changes by a
-#   single `s` times a sum of `r` terms: between `s √r` and `s r`.
+#   single `s` times a sum of `r` terms, and for the same reason it goes from `s √r` to `s r`. The inputs of a trained
+#   model fill fewer than `d` dimensions, so the bend comes before `r = d`.
 #
 # **Write down your prediction.** Under `alpha / r` and under `alpha / √r`: the exponent of the rank in the first
 # gradient, in one descent step, in one Adam step?
@@ -137,12 +140,12 @@ same.measure(max((rs - plain).abs().max().item() for rs, plain in pairs.values()
 # %%
 stable = results.claim(
     "stable",
-    says="the first gradient of B shrinks like 1/√r under alpha / r, and keeps its size under alpha / √r",
+    says="under alpha / √r the first gradient of B and the outputs after a step of gradient descent keep their size",
     source="arXiv 2312.03732v1, section 3, theorem 3.2",
     read="second hand",
-    published="exponents -1/2 and 0",
-    test={"alpha / r, from -1/2": Equal(0.1, "the two differ by 0.5"), "alpha / √r, from 0": Equal(0.1)},
-    scope={"task": "rot13, 32 windows, the first step"},
+    published="both of order 1 as the rank grows without bound",
+    test={"the gradient": Equal(0.1, "alpha / r differs by 0.5"), "the outputs": Equal(0.1, "alpha / r differs by 1")},
+    scope={"task": "rot13, 32 windows, the first step", "ranks": "1 to 128"},
 )
 
 # %% [markdown]
@@ -207,40 +210,37 @@ print("the exponent of the rank")
 print(stats.table(["what", "over", "s = 1", "alpha / r", "alpha / √r"], rows))
 
 # %%
-gradient = sums["gradient of B", "all ranks"]
-from_half, from_zero = ([e + shift for e in gradient] for shift in (-1 + 0.5, -0.5))
+whole = {"the gradient": sums["gradient of B", "all ranks"], "the outputs": sums["descent step", "all ranks"]}
+powers = {"the gradient": 1, "the outputs": 2}
 stable.measure(
-    {"alpha / r, from -1/2": stats.interval(from_half), "alpha / √r, from 0": stats.interval(from_zero)},
-    chance={
-        part: stats.interval([e - target for e in gradient])
-        for part, target in zip(stable.parts, (-0.5, 0), strict=True)
-    },
+    {part: stats.interval([e - 0.5 * powers[part] for e in found]) for part, found in whole.items()},
+    chance={part: stats.interval([e - powers[part] for e in found]) for part, found in whole.items()},
 )
 results.record(first={s: values.tolist() for s, values in first.items()}, ranks=every_rank)
 
 # %% [markdown]
-# (The chance of this test is a layer that does not scale at all. At `B = 0` the rest is algebra: only the `√r` of the
-# sum is measured.)
+# (The chance of this test is `alpha / r`.)
 
 # %%
-figure = figures.first(every_rank, {s: first[s] for s in seeds})
 results.figure(
-    figure,
+    figures.first(every_rank, first),
     "first",
-    "The first gradient of B, and what one step of Adam does to the layers' outputs, relative to rank 1. Thin: √r and "
-    "r under each scaling.",
-    alt="Two panels over the rank, both axes logarithmic. Left, the first gradient falls like one over root r under "
-    "alpha over r and stays level under alpha over root r. Right, the change that one Adam step makes bends "
-    "upwards from one reference slope towards the other under both scalings.",
+    "The first gradient of B, and what one step does to the layers' outputs, relative to rank 1, mean over bases. "
+    "Dotted: a sum that grows like √r (lower line of each colour) and like r (upper).",
+    alt="Three panels over the rank, both axes logarithmic. The first gradient falls like one over root r under "
+    "alpha over r and stays level under alpha over root r. The changes made by a descent step and by an Adam "
+    "step leave the lower dotted line and bend towards the upper one as the rank grows.",
 )
 
-# %% [markdown] rests_on="07.stable=reproduced"
-# The first gradient does what the theorem says: `s √r`, to within a few hundredths of an exponent. For plain gradient
-# descent `alpha / r` starves a high rank.
+# %% [markdown] rests_on="07.stable=partly"
+# The gradient does what the theorem says, to within a few hundredths of an exponent: for plain gradient descent
+# `alpha / r` starves a high rank. The outputs do so only towards the highest ranks. At low ones `s² √r` is the law, and
+# under `alpha / √r` a descent step shrinks. That is no contradiction: the theorem is about ranks without bound, and the
+# bend is where the derivation puts it.
 #
-# Adam, which is what everybody trains with, is another matter. Look at the right panel: at low ranks the sum grows
-# nearly like `√r`, and `alpha / √r` keeps the step level. At high ranks it grows nearly like `r`: the terms have begun
-# to agree, the step grows under `alpha / √r`, and `alpha / r` is the flatter one. So neither rule is right everywhere.
+# Adam, which is what everybody trains with, is another matter. At low ranks the sum grows nearly like `√r`, and
+# `alpha / √r` keeps the step level. At high ranks it grows nearly like `r`: the step grows under `alpha / √r`, and
+# `alpha / r` is the flatter one. So neither rule is right everywhere.
 #
 # ## Training at every rank
 #
@@ -257,7 +257,7 @@ results.figure(
 # %%
 low, high = (1, 4) if size.name == "smoke" else (4, 128)
 margin = 0.02
-noise = "twice the spread of a method's seeds"
+noise = "1 % of the loss"
 shared = results.claim(
     "shared",
     says=f"at one learning rate, from rank {low} to {high}, the loss falls under alpha / √r and stays under alpha / r",
@@ -271,44 +271,45 @@ shared = results.claim(
 )  # fmt: skip
 
 # %%
+ranks = [1, 4] if size.name == "smoke" else [1, 4, 16, 64, 128]
+tuned_rank = ranks[-2] if len(ranks) > 2 else 4
 own = {
     task: results.finding(
         f"own_rate_{short}",
-        says="at rank 64 rsLoRA ends lower than LoRA, each at its own best rate",
+        says=f"{task}: at rank {tuned_rank} rsLoRA ends lower than LoRA, each at its own best rate",
         test=Lower(margin, noise),
         scope={"task": task},
     )
     for task, short in (("rot13", "far"), ("cipher-6", "near"))
 }
 
+# %% [markdown]
+# A best rate on a grid is known to a step only. A parabola through the three best points of each sweep (in the
+# logarithm of the rate) says more, and a line through all ranks gives an exponent with an interval: that of the fit.
+
 # %%
-one_rate = results.claim(
+one_rate = results.finding(
     "one_rate",
-    says="one learning rate serves every rank under alpha / √r",
-    source="arXiv 2312.03732v1, section 3, theorem 3.2 (stable at every rank)",
-    read="second hand",
-    published="exponent 0 of the best rate over the rank",
-    test=Equal(0.2, f"a factor of 2 from rank {low} to {high}"),
-    scope={"task": "rot13", "seeds": 1},
+    says="one learning rate serves every rank under alpha / √r: exponent 0 of the best rate over the rank",
+    test=Equal(0.1, "a factor of 1.6 from rank 1 to 128"),
+    scope={"task": "rot13", "seeds": 1, "bases": 1},
 )
 predicted = {
     name: results.finding(
-        f"predicted_{short}",
-        says=f"one Adam step predicts how the best rate of {name} goes with the rank",
-        test=Equal(0.2, f"a factor of 2 from rank {low} to {high}"),
-        scope={"task": "rot13", "seeds": 1},
+        f"predicted_{name.lower()}",
+        says=f"one Adam step predicts how the best rate of {name} goes with the rank (difference of the exponents)",
+        test=Equal(0.1, "a factor of 1.6 from rank 1 to 128"),
+        scope={"task": "rot13", "seeds": 1, "bases": 1},
     )
-    for name, short in (("LoRA", "lora"), ("rsLoRA", "rslora"))
+    for name in ("LoRA", "rsLoRA")
 }
 
 # %% [markdown]
 # Predict: at the highest rank, by how much (in nats a character) does rsLoRA beat LoRA at a shared rate? And at each
 # one's own best rate? Which way does the best rate move with the rank, under each scaling?
 
+
 # %%
-ranks = [1, 4] if size.name == "smoke" else [1, 4, 16, 64, 128]
-
-
 def run_of(name, rank, task="rot13"):
     config = AdapterConfig(rank=rank, alpha=32, rslora=name == "rsLoRA" and rank > 1)  # at rank 1 they are one
     return Run(task=task, adapter=config, keep=True)
@@ -320,11 +321,11 @@ results.record_sweep("ranks", tuned)
 print(tables.comparison(tuned, against="LoRA rank 1"))
 
 # %%
-nearby = {f"{name} rank {ranks[-2]}": run_of(name, ranks[-2], "cipher-6") for name in ("LoRA", "rsLoRA")}
+nearby = {f"{name} rank {tuned_rank}": run_of(name, tuned_rank, "cipher-6") for name in ("LoRA", "rsLoRA")}
 near = compare(nearby, size, known=results.known_rates("near"))
 results.record_sweep("near", near)
 print("cipher-6")
-print(tables.comparison(near, against=f"LoRA rank {ranks[-2]}"))
+print(tables.comparison(near, against=f"LoRA rank {tuned_rank}"))
 
 # %%
 best_of_1 = tuned["LoRA rank 1"].run.lr
@@ -340,7 +341,7 @@ print(stats.table(["scaling", "rate for all", f"rank {low}", f"rank {high}"], ro
 
 # %%
 falls = {(n, w): stats.paired(at[n, high, w], at[n, low, w]) for n in ("LoRA", "rsLoRA") for w in rates}
-shift = {w: stats.paired(at["LoRA", low, w], at["LoRA", low, w][1:] + at["LoRA", low, w][:1]) for w in rates}
+shift = {w: stats.against_itself(at["LoRA", low, w]) for w in rates}
 words = {"rsLoRA": "rsLoRA falls", "LoRA": "LoRA stays"}
 shared.measure(
     {f"{words[n]}, {w}": value for (n, w), value in falls.items()},
@@ -354,34 +355,48 @@ results.record(at_one_rate={f"{n}, rank {r}, {w}": v for (n, r, w), v in at.item
 
 # %%
 for task, found in (("rot13", tuned), ("cipher-6", near)):
-    r = ranks[-2]
-    rs, plain = (found[f"{name} rank {r}"].values("task_loss") for name in ("rsLoRA", "LoRA"))
-    own[task].measure(stats.paired(rs, plain), chance=stats.paired(plain, plain[1:] + plain[:1]))
+    rs, plain = (found[f"{name} rank {tuned_rank}"].values("task_loss") for name in ("rsLoRA", "LoRA"))
+    own[task].measure(stats.paired(rs, plain), chance=stats.against_itself(plain))
 
 
 # %%
-def rate_exponent(name):
-    """The exponent of the best rate over the rank between `low` and `high`, with what the grid leaves open."""
-    first, last = (tuned[f"{name} rank {r}"] for r in (low, high))
-    width = math.log(high / low)
-    value, open_ = math.log(last.run.lr / first.run.lr) / width, math.log(first.resolution * last.resolution) / width
-    return Estimate(value, value - open_, value + open_) if math.isfinite(open_) else Estimate(value)
+def parabola(tried):
+    """The rate at the bottom of a parabola through the three best losses, in log(rate); without three, the best "
+    "rate."""
+    best = sorted(tried, key=tried.get)[:3]
+    if len(best) < 3:
+        return best[0]
+    a, b, _ = np.polyfit(np.log(best), [tried[r] for r in best], 2)
+    bottom = math.exp(-b / (2 * a)) if a > 0 else best[0]
+    return min(max(bottom, min(best)), max(best))
 
 
-slopes = {name: rate_exponent(name) for name in ("LoRA", "rsLoRA")}
-adam = float(np.mean([exponent(every_rank[half:], first[s][half:, 2]) for s in seeds]))
+def line(x, y):
+    """The slope of y over x as an Estimate: 95 % of the fit, none with fewer than four points."""
+    slope, shift = np.polyfit(x, y, 1)
+    if len(x) < 4:
+        return Estimate(float(slope))
+    error = np.sqrt(np.sum((y - slope * x - shift) ** 2) / (len(x) - 2) / np.sum((x - x.mean()) ** 2))
+    half = stats.STUDENT_T[len(x) - 3] * float(error)
+    return Estimate(float(slope), float(slope) - half, float(slope) + half)
+
+
+# %%
+known = {label: t.tried or {t.run.lr: 0.0} for label, t in tuned.items()}
+bottoms = {name: [parabola(known[f"{name} rank {r}"]) for r in ranks] for name in ("LoRA", "rsLoRA")}
+slopes = {name: line(np.log(ranks), np.log(values)) for name, values in bottoms.items()}
+adam = float(np.mean(sums["Adam step", "all ranks"]))
 expected = {"LoRA": 1 - adam, "rsLoRA": 0.5 - adam}
-rows = [[name, str(slopes[name]), f"{expected[name]:+.2f}"] for name in slopes]
-print(stats.table(["scaling", "exponent of the best rate", "by one Adam step, upper ranks"], rows))
+rows = [[n, *(f"{rate:.4f}" for rate in bottoms[n]), str(slopes[n]), f"{expected[n]:+.2f}"] for n in slopes]
+print(stats.table(["best rate at", *(f"rank {r}" for r in ranks), "exponent", "by one Adam step"], rows))
 
 # %%
-no_null = "a single sweep: the interval is what the grid's resolution leaves open"
-one_rate.measure(slopes["rsLoRA"], chance=slopes["LoRA"])
+one_rate.measure(slopes["rsLoRA"], chance=0.5)
 for name, row in predicted.items():
     e, p = slopes[name], expected[name]
     ends = (e.low - p, e.high - p) if e.has_interval else (math.nan, math.nan)
-    row.measure(Estimate(e.value - p, *ends), chance=no_null)
-results.record(adam=adam, slopes={n: [e.value, e.low, e.high] for n, e in slopes.items()})
+    row.measure(Estimate(e.value - p, *ends), chance=-p)
+results.record(adam=adam, bottoms=bottoms, slopes={n: [e.value, e.low, e.high] for n, e in slopes.items()})
 
 # %%
 results.figure(
@@ -396,28 +411,26 @@ results.figure(
 
 # %%
 results.figure(
-    figures.rates(tuned, ranks),
+    figures.rates(tuned, bottoms, ranks),
     "rates",
-    "The best learning rate by rank; a bar reaches to the neighbouring rates that were tried.",
-    alt="The best learning rate of both scalings on a logarithmic axis over the rank, with bars that overlap between "
-    "neighbouring ranks: differences of one step cannot be told.",
+    "The best learning rate by rank, by a parabola through the three best that were tried (lines); a bar reaches to "
+    "the neighbours of the best one on the grid.",
+    alt="The best learning rates on a logarithmic axis over the rank: one line rises slowly, the other falls; the "
+    "bars of neighbouring ranks overlap.",
 )
 
 # %% [markdown] rests_on="07.shared=partly, 07.own_rate_far=not settled, 07.own_rate_near=does not hold"
-# **One rate for all.** Which rate decides what one sees. At the lower one the picture is nearly the paper's: from rank
-# 4 to 128 rsLoRA's loss falls by 0.23 nats and LoRA's by 0.08. So LoRA does not stay, it gains less. At rank 1's best
-# rate it is the other way round: LoRA gains 0.13, and rsLoRA at rank 128 is all but destroyed, because the rate is too
-# high for it. A comparison at one shared rate can be made to say either.
+# **One rate for all.** Which rate decides what one sees. At the lower one rsLoRA gains 0.23 nats from rank 4 to 128,
+# and LoRA a third of that. At rank 1's best rate it is the other way round: LoRA gains 0.13, and rsLoRA at rank 128
+# stands above rank 4, by anything from 0 to 0.9. The reason is plain: the lower rate happens to be rsLoRA's own best at
+# rank 128 and far below LoRA's, the upper one is LoRA's own best up to rank 64. A shared rate is always somebody's.
 #
 # **Own rates.** At rank 64 on rot13 rsLoRA ends lower by 0.037 nats in the mean, and the interval reaches into our
-# margin: not settled. On the near task it ends *higher*, by 0.039 nats, and that is settled. A larger alpha helped, if
-# at all, where much had to change, and did harm where little had to.
+# margin: not settled. On the near task it ends *higher*, by 0.039 nats, and that is settled. One rank, two tasks, one
+# larger alpha: enough to say that rsLoRA's alpha is not better everywhere, and no more.
 
-# %% [markdown] rests_on="07.one_rate=not settled, 07.predicted_lora=not settled, 07.predicted_rslora=not settled"
-# **Rates.** LoRA's best rate is the same grid point at every rank from 1 to 64, rsLoRA's is one or two steps lower at
-# high ranks. But neighbouring rates differ by 1.78, and over a factor of 32 in the rank that leaves any exponent open
-# by ± 0.33. So three questions about exponents stay open here: whether one rate serves all ranks under `alpha / √r`,
-# and whether one Adam step predicts how the best rate moves.
+# %% [markdown]
+# OUTCOME RATES
 #
 # ## Why alpha matters although the rate is tuned
 #

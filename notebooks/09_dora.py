@@ -30,12 +30,11 @@ from lora_from_scratch.analysis.directions import magnitude_and_direction
 from lora_from_scratch.analysis.nulls import random_update_like
 from lora_from_scratch.analysis.spectra import singular_values
 from lora_from_scratch.book import stats, tables
-from lora_from_scratch.book.estimates import Estimate
 from lora_from_scratch.book.figures import ch09 as figures
 from lora_from_scratch.book.results import Results
-from lora_from_scratch.book.verdicts import AtLeast, AtMost, Equal, Lower
+from lora_from_scratch.book.verdicts import AtLeast, AtMost, Equal, Identity, Lower
 from lora_from_scratch.lab import tasks, train
-from lora_from_scratch.lab.finetune import Run, measure, measure_base
+from lora_from_scratch.lab.finetune import Run, measure
 from lora_from_scratch.lab.presets import preset
 from lora_from_scratch.lab.pretrain import pretrained
 from lora_from_scratch.lab.sweep import compare
@@ -212,14 +211,10 @@ print("along the row, of the whole gradient:", *(f"{abs(t @ unit) / t.norm():.0%
 # not count; a tensor that is saved twice counts once.
 
 # %%
-saves = results.claim(
-    "saves",
-    says="counting the norm as a constant saves memory in training",
-    source="arXiv 2402.09353v6, section 4.3",
-    read="second hand",
-    published="24.4 % of the training memory on LLaMA, 12.4 % on VL-BART",
-    test=AtLeast(0.02, "less would not be worth a line of code"),
-    scope={"task": "bytes kept for backward, batch 16, all linear layers"},
+spared = results.identity(
+    "spared",
+    says="counting the norm as a constant spares a matrix as large as the weight for each layer, and 5 bytes an output",
+    test=Identity(0.0),
 )
 
 
@@ -268,16 +263,19 @@ windows = tasks.fixed_windows(tasks.task_ids("rot13", "task"), size.batch, size.
 ways = {"LoRA": LoRALinear, "built, through": BuiltNormThrough, "built, constant": BuiltNorm, "three terms": DoRALinear}
 kept = {name: bytes_kept(with_layers(layer_class, 16), windows) for name, layer_class in ways.items()}
 print(stats.table(["way", "bytes kept for backward"], [[name, f"{count:,}"] for name, count in kept.items()]))
-saved = 1 - kept["built, constant"] / kept["built, through"]
-saves.measure(Estimate(saved, saved, saved), chance=(0.0, 0.0), shown=f"{saved:.1%} of the bytes kept for backward")
+saved = kept["built, through"] - kept["built, constant"]
+weights = [m.weight for m in find_targets(pretrained(size, 1), "all-linear").values()]
+rows_and_weights = sum(4 * w.numel() + 5 * w.shape[0] for w in weights)  # the sum W0 + s BA; norms; which are zero
+spared.measure(saved - rows_and_weights)
+print(f"{saved:,} bytes fewer, {saved / kept['built, through']:.1%} of those kept for backward at batch {size.batch}")
 results.record(kept=kept)
 
-# %% [markdown] rests_on="09.saves=reproduced"
-# A count has no spread, and chance is the same way against itself: 0. The saving here is {09.saves.shown}. The built
-# sum is kept once for each matrix, whatever the batch is; the activations grow with the batch. So the share is larger
-# where matrices are large and batches small. The three terms keep what the built norm keeps as a constant, and spare
-# the matrix that is there for a moment. Against LoRA, DoRA keeps one more tensor of the size of each output: the
-# gradient of a magnitude needs the output that it rescales.
+# %% [markdown] rests_on="09.spared=holds"
+# The paper prints 24.4 % less *training memory* on LLaMA and 12.4 % on VL-BART. Ours is a share of the bytes that are
+# kept for backward, at one batch of one model, so the two cannot be set side by side. What is spared does not depend on
+# the batch, while the activations grow with it: so the share is larger where matrices are large and batches small. The
+# three terms keep what the built norm keeps as a constant. Against LoRA, DoRA keeps one more tensor of the size of each
+# output: the gradient of a magnitude needs the output that it rescales.
 #
 # ## Size and direction in training
 #
@@ -308,6 +306,15 @@ signs = results.claim(
     test={"full": AtMost(0.0), "DoRA": AtMost(0.0), "LoRA": AtLeast(0.0)},
     scope={"task": "rot13, query and value matrices, five checkpoints"},
 )
+stretches = results.finding(
+    "stretches_less",
+    says="DoRA changes the lengths of rows less than random updates with the same singular values do: its ΔM over "
+    "theirs",
+    test=AtMost(0.8, "a fifth less"),
+    seen_first="one base, all matrices together",
+    tested_on="three other bases, against the null",
+    scope={"task": "rot13, all matrices, the last checkpoint", "rank": 16},
+)
 
 # %% [markdown]
 # ## The arms
@@ -320,7 +327,7 @@ signs = results.claim(
 # parameters too, read off the line between LoRA's measured ranks (in the logarithm of the number, for each seed).
 
 # %%
-any_gain = "any gain counts"
+any_gain = "a harmless change, such as rounding the base to NF4, moves a run by as much"
 pairs_of = {"rot13": (4, 16, 64), "cipher-6": (4, 16)}
 better = results.claim(
     "better",
@@ -328,7 +335,7 @@ better = results.claim(
     source="arXiv 2402.09353v6, table 1",
     read="second hand",
     published="78.4 against 74.7 (LLaMA-7B, common sense)",
-    test={f"rank {r}, {task}": Lower(0.0, any_gain) for task, ranks in pairs_of.items() for r in ranks},
+    test={f"rank {r}, {task}": Lower(0.01, any_gain) for task, ranks in pairs_of.items() for r in ranks},
     scope={"task": "rot13 and cipher-6"},
 )
 
@@ -339,13 +346,19 @@ half = results.claim(
     source="arXiv 2402.09353v6, table 1",
     read="second hand",
     published="77.5 (rank 16) against 74.7 (rank 32)",
-    test={f"{r} against {2 * r}": Lower(0.0, any_gain) for r in (4, 64)},
+    test={f"{r} against {2 * r}": Lower(0.01, any_gain) for r in (4, 64)},
     scope={"task": "rot13"},
 )
 equal = results.finding(
     "equal_parameters",
-    says="DoRA is better than LoRA with as many trained parameters, mean over ranks 4, 16 and 64",
-    test=Lower(0.0, any_gain),
+    says="DoRA ends where LoRA with as many trained parameters does, mean over ranks 4, 16 and 64",
+    test=Equal(0.01, any_gain),
+    scope={"task": "rot13"},
+)
+safer = results.finding(
+    "safer",
+    says="beyond its best rate DoRA loses less than LoRA: two grid steps above LoRA's best, rank 16",
+    test=Lower(0.05, "far more than any difference at the best rates"),
     scope={"task": "rot13"},
 )
 
@@ -361,8 +374,8 @@ constant = results.claim(
 )
 quantized = results.finding(
     "quantized",
-    says="over NF4, DoRA keeps its gain",
-    test=AtLeast(0.97, "97 % of what it gains over 16 bits"),
+    says="over NF4, DoRA ends lower than LoRA at the same rank",
+    test=Lower(0.01, any_gain),
     scope={"task": "rot13", "rank": 4},
 )
 
@@ -430,6 +443,11 @@ pooled, chance = ({k: [correlation(c, query_value) for c in of[k]] for k in of} 
 signs.measure(
     {k: stats.interval(v) for k, v in pooled.items()}, chance={k: stats.interval(v) for k, v in chance.items()}
 )
+over_null = {
+    k: [np.mean(c[-1, :, 0]) / np.mean(n[-1, :, 0]) for c, n in zip(clouds[k], nulls[k], strict=True)] for k in clouds
+}
+print("ΔM over the null's, at the last checkpoint:", {k: stats.shown(v, 2) for k, v in over_null.items()})
+stretches.measure(stats.interval(over_null["DoRA"]), chance=stats.interval(over_null["LoRA"]))
 results.record(correlations=pooled, null=chance)
 
 # %%
@@ -454,8 +472,15 @@ results.figure(
     "the random updates lie along a rising curve; coloured dots of the trained ones scatter around and above it.",
 )
 
-# %% [markdown]
-# OUTCOME 1
+# %% [markdown] rests_on="09.signs=not settled, 09.stretches_less=holds"
+# All three correlations are positive here, LoRA's as published and the other two not. But so are the null's, and mostly
+# larger: a random update that grows turns and stretches together. So the sign that the paper gives for LoRA is what
+# chance gives, and by our rule the claim is not settled. Full fine-tuning's positive sign on query and value matrices
+# is not the published one, in one model of another kind and on one task.
+#
+# Look at the picture instead of the number. LoRA's dots lie on the grey ones. DoRA's do not: its rows turn as far and
+# change their lengths by about half of what the null's do. Learning the length apart keeps it from changing as a side
+# effect. That is a difference of kind which the correlation hides.
 #
 # ## What it is worth
 #
@@ -468,7 +493,7 @@ def minus(task, first, second):
 
 
 def shifted(values):
-    return stats.paired(values, values[1:] + values[:1])
+    return stats.against_itself(values)
 
 
 itself = {task: shifted(tuned[task]["LoRA rank 4"].values("task_loss")) for task in pairs_of}
@@ -476,6 +501,13 @@ gaps = {f"rank {r}, {t}": minus(t, f"DoRA rank {r}", f"LoRA rank {r}") for t, ra
 better.measure(gaps, chance={part: itself[part.split(", ")[1]] for part in gaps})
 doubled = {f"{r} against {2 * r}": minus("rot13", f"DoRA rank {r}", f"LoRA rank {2 * r}") for r in (4, 64)}
 half.measure(doubled, chance=dict.fromkeys(doubled, itself["rot13"]))
+rate = tuned["rot13"]["LoRA rank 16"].run.lr * 10**0.5  # two steps of the refined grid
+steep = [
+    replace(tuned["rot13"][f"{k} rank 16"].run, lr=rate, seed=s, keep=False) for k in ("DoRA", "LoRA") for s in seeds
+]
+beyond = [result["task_loss"] for result in carry_out_all(steep, size)]
+safer.measure(stats.paired(beyond[: size.seeds], beyond[size.seeds :]), chance=itself["rot13"])
+print(f"at rate {rate:.3f}: DoRA {stats.shown(beyond[: size.seeds])}, LoRA {stats.shown(beyond[size.seeds :])}")
 
 
 # %%
@@ -505,8 +537,15 @@ results.figure(
     alt="LoRA's and DoRA's losses fall with the number of trained parameters along what is nearly one curve.",
 )
 
-# %% [markdown]
-# OUTCOME 2
+# %% [markdown] rests_on="09.better=not settled, 09.half_rank=not settled, 09.equal_parameters=not settled"
+# At the same rank DoRA is ahead by 0.01 to 0.02 nats in two of five comparisons, level in the others, and never behind
+# by an amount that could be seen. Against twice the rank it is behind at rank 4, by 0.06 nats, the opposite of table 1,
+# and not told apart at 64. At as many parameters nothing is left that three bases could show:
+# {09.equal_parameters.shown} nats. So what DoRA gains here is about what its additional parameters would buy LoRA.
+#
+# How sure? An advantage of 0.01 nats would be seen in most of these comparisons. The paper's models are thirty times as
+# wide, where magnitudes are nearly free, and its scores are accuracies of chosen answers: they can move by points where
+# a loss hardly moves.
 #
 # Now the constant norm. DoRA at rank 4 is trained once more with the gradient going through the norm, from the same
 # starts, on the same text and at the same rate.
@@ -529,7 +568,9 @@ worse = stats.paired(tuned["rot13"]["LoRA rank 1"].values("task_loss"), plain)
 constant.measure(stats.paired(plain, learnt_through), chance=worse)
 results.record(through=learnt_through)
 
-# %% [markdown]
+# %% [markdown] rests_on="09.constant=not settled"
+# Leaving the gradient out costs 0.011 nats in the mean, more than DoRA gains over LoRA at this rank, and the interval
+# reaches over our margin: whether that is next to nothing is not settled. It is one rate, tuned for the constant norm.
 # (The null of an equality is something that differs: LoRA of rank 1.)
 #
 # ## Over a 4-bit base
@@ -552,18 +593,16 @@ torch.testing.assert_close(over.merge()(x4), over(x4))
 nf4 = {f"{name} rank 4 over NF4": run_of(name, 4, base="NF4") for name in ("LoRA", "DoRA")}
 on_four = compare(nf4, size, known=results.known_rates("nf4"))
 results.record_sweep("nf4", on_four)
-start = [measure_base("rot13", size, s)["task_loss"] for s in seeds]
-shares = {}
 for name in ("LoRA", "DoRA"):
-    over_16, over_4 = (
-        t.values("task_loss") for t in (tuned["rot13"][f"{name} rank 4"], on_four[f"{name} rank 4 over NF4"])
-    )
-    shares[name] = [(b - four) / (b - sixteen) for b, four, sixteen in zip(start, over_4, over_16, strict=True)]
-    print(f"{name} rank 4: {stats.shown(over_16)} over 16 bits, {stats.shown(over_4)} over NF4")
-quantized.measure(stats.interval(shares["DoRA"]), chance=0.0, shown=f"{stats.shown(shares['DoRA'], 4)} of the gain")
+    both = tuned["rot13"][f"{name} rank 4"], on_four[f"{name} rank 4 over NF4"]
+    print(f"{name} rank 4: {stats.shown(both[0].values('task_loss'))} over 16 bits,", end=" ")
+    print(f"{stats.shown(both[1].values('task_loss'))} over NF4; NF4 - 16 bits", end=" ")
+    print(stats.shown([a - b for a, b in zip(both[1].values("task_loss"), both[0].values("task_loss"), strict=True)]))
+pair = (on_four[f"{name} rank 4 over NF4"].values("task_loss") for name in ("DoRA", "LoRA"))
+quantized.measure(stats.paired(*pair), chance=itself["rot13"])
 
 # %% [markdown]
-# (Chance is an adapter that learns nothing: it keeps 0 of the gain.)
+# OUTCOME NF4
 #
 # ## Why a DoRA adapter is not a LoRA adapter
 #

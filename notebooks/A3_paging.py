@@ -17,6 +17,7 @@
 # The moves and the bookkeeping are real, the saving is not.)
 
 # %%
+import random
 import time
 
 import torch
@@ -106,7 +107,7 @@ results.figure(
 everything = results.finding(
     "everything_moves",
     says="with nine tenths of the state resident, the share of all pages that each step brings in",
-    test=AtLeast(0.9, "all of them but for one parameter's"),
+    test=AtLeast(0.9, "nearly all of them"),
     scope={"model": "100 parameters of 64 × 64", "width": 64, "seeds": 0, "bases": 0},
 )
 
@@ -133,10 +134,21 @@ rows = [
 ]
 print(stats.table(["resident", "of all pages brought in, each step", "ms a step (nine steps)"], rows))
 
+
 # %%
+def at_random(pages=100, fit=90, rounds=50):
+    """The share of pages brought in by a round when the page that goes is drawn by lot."""
+    draw, resident, missed = random.Random(0), list(range(fit)), 0
+    for page in list(range(pages)) * rounds:
+        if page not in resident:
+            resident[draw.randrange(fit)] = page
+            missed += 1
+    return missed / rounds / pages
+
+
 at = moved[shares.index(0.9)]
-everything.measure(Estimate(at, at, at), chance=0.1, shown=f"{at:.0%}")
-results.record(moved=dict(zip(map(str, shares), moved, strict=True)))
+everything.measure(Estimate(at, at, at), chance=at_random(), shown=f"{at:.0%}")
+results.record(moved=dict(zip(map(str, shares), moved, strict=True)), milliseconds=milliseconds)
 
 # %%
 results.figure(
@@ -149,7 +161,8 @@ results.figure(
 )
 
 # %% [markdown] rests_on="A3.everything_moves=holds, A3.same=holds, A3.within=holds"
-# (Chance is a rule that throws pages out blindly: with nine tenths resident it would miss about one in ten.)
+# (Chance is a rule that throws out a page by lot: with nine tenths resident it brings in about a fifth.) The
+# milliseconds rise a little with the budget until everything fits, and we do not know why.
 #
 # It does not fall at all until everything fits. A step visits the parameters in a circle. Whatever will be needed next
 # was used longest ago, so "least recently used goes first" throws out exactly what comes next. The page to throw out

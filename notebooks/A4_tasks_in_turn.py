@@ -157,7 +157,7 @@ for name, order in sequences.items():
 counted = {key: [[n / matrices for n in r["intruders"]] for r in runs] for key, runs in turns.items()}
 grown = {f"{label}, {name}": stats.interval([c[3] - c[1] for c in runs]) for (label, name), runs in counted.items()}
 gaps = {f"{label}, {name}": stats.paired(left[label, name], left["full", name]) for label, name in left}
-again = {name: stats.paired(left["full", name], left["full", name][1:] + left["full", name][:1]) for name in sequences}
+again = {name: stats.against_itself(left["full", name]) for name in sequences}
 sequence.measure({part: gaps[part] for part in parts}, chance={part: again[part.split(", ")[1]] for part in parts})
 results.record(intruders={", ".join(key): values for key, values in counted.items()}, grown=grown)
 

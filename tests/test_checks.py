@@ -553,6 +553,7 @@ ANSWERS += [
     ("07", "check_scaling", lambda a, r: a / math.sqrt(r), "Right"),
     ("07", "check_scaling", lambda a, r: np.float64(a) / np.sqrt(r), "Right"),
     ("07", "check_scaling", lambda a, r: torch.tensor(a / r**0.5), "Right"),
+    ("07", "check_scaling", lambda a, r: a / math.isqrt(r), "which power"),
     ("07", "check_scaling", lambda a, r: a / r, "as you divide by r"),
     ("07", "check_scaling", lambda a, r: a, "as you do not divide"),
     ("07", "check_scaling", lambda a, r: math.sqrt(a / r), "to the rank alone"),
@@ -565,7 +566,7 @@ ANSWERS += [
     (
         "07",
         "check_scaling",
-        lambda a, r: {1: a, 4: 1.0, 16: 0.7, 64: 0.1}[r],
+        lambda a, r: {1: a, 4: 1.0, 8: 0.8, 16: 0.7, 64: 0.1}[r],
         "which power",
     ),  # no other rank is asked for
     ("07", "check_scaling", lambda a, r: a if r == 1 else 1e300, "a positive number"),
@@ -591,6 +592,7 @@ ANSWERS += [
     ("07", "check_factors", (4, 64), "the other way round"),
     ("07", "check_factors", (1 / 64, 0.25), "turn both over"),
     ("07", "check_factors", (16, 1), "terms that all agree"),
+    ("07", "check_factors", (16, 4), "alone in its batch"),
     ("07", "check_factors", (256, 16), "the scaling alone"),
     ("07", "check_factors", (4, 4), "carries s twice"),
     ("07", "check_factors", (64, 64), "one s is lost"),
@@ -835,6 +837,7 @@ ANSWERS += [
     ("10", "check_delta", 2 * S[0] * torch.outer(U[:, 0], Vt[0]), "Right"),
     ("10", "check_delta", (2 * S[0] * torch.outer(U[:, 0], Vt[0])).numpy(), "Right"),
     ("10", "check_delta", 3 * torch.randn(40, 30, generator=torch.Generator().manual_seed(1)), "intruders at ["),
+    ("10", "check_delta", (U * (2 * S[0] - S)) @ Vt, "makes singular values equal"),
     ("10", "check_delta", 0.1 * TALL, "10% of its norm only"),
     ("10", "check_delta", 2 * TALL, "a multiple of W0"),
     ("10", "check_delta", -TALL, "a multiple of W0"),
@@ -972,28 +975,39 @@ def layers(first: object, second: object) -> dict:
     return {"self_attn cut": first, "mlp cut": second}
 
 
-WHOLE, ALL_CUT = 1.79, 2.4
+WHOLE = {"0.self_attn.q_proj": torch.tensor([2.0, 1.0]), "0.mlp.up_proj": torch.tensor([3.0, 2.0])}
+CUT = {layer: change * torch.tensor([1.0, 0.0]) for layer, change in WHOLE.items()}
+
+
+def toy_loss(change: dict) -> float:
+    """5 without any change, 5 - 0.1 · 3 - 0.3 · 5 = 3.2 with the whole, 3.3 and 3.8 with one part cut."""
+    return 5 - 0.1 * float(change["0.self_attn.q_proj"].sum()) - 0.3 * float(change["0.mlp.up_proj"].sum())
 
 
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        (layers(1.9, 2.2), "Right: mlp costs more, 0.41"),
-        (layers(torch.tensor(2.3), np.float64(1.95)), "Right: self_attn costs more"),
-        (layers("2.3", "1.95"), "Right"),
-        (layers(1.79, 2.2), "nothing was cut"),
-        (layers(1.9, 2.4), "every layer cut"),
-        (layers(0.1, 2.2), "not the gain"),
-        (layers(1.9, 4.9), "added to W0 too"),
-        (layers(2.0, 2.0), "both are the same"),
-        (layers(None, 2.0), "write your answer"),
-        (layers("much", 2.0), "two losses"),
-        ((1.9, 2.2), "give both losses"),
+        (layers(3.3, 3.8), "Right: mlp costs more, 0.60"),
+        (layers(torch.tensor(3.3), np.float64(3.8)), "Right: mlp costs more"),
+        (layers("3.3", "3.80000"), "Right"),
+        (layers(3.31, 3.8), "take base 1"),
+        (layers(3.8, 3.3), "exchanged"),
+        (layers(3.2, 3.8), "nothing was cut"),
+        (layers(3.3, 3.9), "every layer cut"),
+        (layers(4.8, 3.8), "self_attn cut: the other part's changes are missing"),
+        (layers(3.5, 3.8), "gone altogether"),
+        (layers(3.3, 5.0), "the loss of the base"),
+        (layers(1.7, 3.8), "that is the gain"),
+        (layers(3.3, 0.6), "what the cut costs"),
+        (layers(None, 3.8), "write your answer"),
+        (layers("much", 3.8), "two losses"),
+        ((3.3, 3.8), "give both losses"),
     ],
     ids=str,
 )
-def test_a_cut_of_some_layers_costs_something_between_none_and_all(answer, told):
-    said = check_of("00", "check_layers")(answer, whole=WHOLE, all_cut=ALL_CUT)
+def test_a_cut_of_some_layers_is_told_from_its_mistakes(answer, told):
+    """`loss` is any function of a change; here one whose values can be worked out by hand."""
+    said = check_of("00", "check_layers")(answer, toy_loss, whole=WHOLE, cut=CUT)
     assert told in said and said.startswith("Right") == told.startswith("Right")
 
 
@@ -1009,6 +1023,8 @@ ANSWERS += [
     ("A3", "check_pages", 1, "how many times"),
     ("A3", "check_pages", 50, "only what comes in"),
     ("A3", "check_pages", 0.25, "the share"),
+    ("A3", "check_pages", 74, "for a round"),
+    ("A3", "check_pages", 99, "which ones stay"),
     ("A3", "check_pages", 33, "two rounds"),
     ("A3", "check_pages", None, "one number"),
 ]

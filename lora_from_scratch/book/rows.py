@@ -119,7 +119,7 @@ class Row:
             lines.append(f"  published: {self.published}")
         lines.append(f"  measured:  {self.shown}")
         if self.chance or self.no_chance:
-            passes = ", which passes too, so this shows nothing" if self.chance_passes else ""
+            passes = "; by its value alone that passes too, so this shows nothing" if self.chance_passes else ""
             lines.append(f"  chance:    {in_words(self.chance) or self.no_chance}{passes}")
         for part, test in self.parts.items():
             word = WORDS[self.kind][self.outcomes[part].verdict]

@@ -70,27 +70,50 @@ def check_rank(answer) -> str:
     return not_yet(hints.get(int(rank), side))
 
 
-def check_layers(answer, whole: float, all_cut: float) -> str:
-    """{"self_attn cut": …, "mlp cut": …}: losses between those of the whole change and of a cut everywhere."""
-    if not isinstance(answer, dict) or set(answer) != {"self_attn cut", "mlp cut"}:
+PARTS = ("self_attn cut", "mlp cut")
+
+
+def check_layers(answer, loss, whole: dict[str, Tensor], cut: dict[str, Tensor]) -> str:
+    """{"self_attn cut": …, "mlp cut": …}: the losses where one part's changes are cut, and the other's are whole.
+
+    `loss` gives the loss of a change {layer: ΔW}; `whole` is all of it, `cut` the same with every layer cut.
+    """
+    if not isinstance(answer, dict) or set(answer) != set(PARTS):
         return not_yet('give both losses: {"self_attn cut": …, "mlp cut": …}')
     if None in answer.values():
         return STUB
     got = {part: number(value) for part, value in answer.items()}
     if None in got.values():
         return not_yet("the answers are two losses")
-    for part, loss in got.items():
-        if abs(loss - whole) < 1e-6:
-            return not_yet(f"{part}: that is the loss of the whole change; nothing was cut (is the part in the name?)")
-        if abs(loss - all_cut) < 1e-6:
-            return not_yet(f"{part}: that is the loss with every layer cut; leave the other part's changes whole")
-        if loss < whole - 0.5:
-            return not_yet(f"{part}: that lies far below the whole change's {whole:.2f}; give the loss, not the gain")
-        if loss > all_cut + 0.5:
-            return not_yet(
-                f"{part}: above a cut of every layer ({all_cut:.2f}); are the uncut changes added to W0 too?"
-            )
-    if abs(got["self_attn cut"] - got["mlp cut"]) < 1e-6:
-        return not_yet("both are the same; cut one part each time")
-    more = max(got, key=got.get)
-    return f"Right: {more.removesuffix(' cut')} costs more, {got[more] - whole:.2f} nats above the whole change."
+    near = lambda a, b: abs(a - b) < 1e-4  # noqa: E731
+    right = {part: loss(_mixed(part, cut, whole)) for part in PARTS}
+    if all(near(got[part], right[part]) for part in PARTS):
+        more = max(PARTS, key=right.get)
+        ends = right[more] - loss(whole)
+        return f"Right: {more.removesuffix(' cut')} costs more, {ends:.2f} nats above the whole change."
+    if all(near(got[part], right[other]) for part, other in zip(PARTS, PARTS[::-1], strict=True)):
+        return not_yet("the two are exchanged: 'self_attn cut' is where the attention layers are the ones that are cut")
+    nothing = {layer: torch.zeros_like(change) for layer, change in whole.items()}
+    all_whole, all_cut, start = loss(whole), loss(cut), loss(nothing)
+    for part in (p for p in PARTS if not near(got[p], right[p])):
+        mistakes = {
+            "that is the loss of the whole change; nothing was cut (is the part in the layer's name?)": all_whole,
+            "that is the loss with every layer cut; leave the other part's changes whole": all_cut,
+            "the other part's changes are missing: they stay whole": loss(_mixed(part, cut, nothing)),
+            "the part's changes are gone altogether: cut them to the rank": loss(_mixed(part, nothing, whole)),
+            "that is the loss of the base: the changes are added to W0": start,
+            "that is the gain; give the loss": start - right[part],
+            "that is what the cut costs; give the loss": right[part] - all_whole,
+        }
+        for words, wrong in mistakes.items():
+            if near(got[part], wrong):
+                return not_yet(f"{part}: {words}")
+    return not_yet(
+        "take base 1 on rot13, and W0[1] + cut for the layers of the part, W0[1] + whole change for the others"
+    )
+
+
+def _mixed(part: str, inside: dict[str, Tensor], outside: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The change `inside` for the layers of a part, and `outside` for the others."""
+    name = part.removesuffix(" cut")
+    return {layer: inside[layer] if name in layer else change for layer, change in outside.items()}

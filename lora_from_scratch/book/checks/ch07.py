@@ -25,7 +25,7 @@ def slope_of(scaling, ranks: tuple[int, ...] = (1, 4, 16, 64)) -> float:
 def check_scaling(function) -> str:
     """The reader's function of (alpha, rank): alpha / √rank."""
     got = {}
-    for alpha, rank in ((8, 1), (3, 1), (8, 4), (8, 16), (3, 16), (8, 64)):
+    for alpha, rank in ((8, 1), (3, 1), (8, 4), (8, 8), (8, 16), (3, 16), (8, 64)):
         found, problem = call(function, alpha, rank)
         if problem or found is None:
             return problem or STUB
@@ -88,6 +88,7 @@ def check_factors(answer) -> str:
         (4, 64): "the other way round: which of the two divides the gradient by its size?",
         (1 / 64, 1 / 4): "by which factor does it shrink? turn both over",
         (16, 1): "that is for terms that all agree; a sum of unrelated ones grows like √r",
+        (16, 4): "your first number is for an input alone in its batch, s² r; here the terms are unrelated",
         (256, 16): "that is the scaling alone; the sum of r terms grows as well",
         (4, 4): "gradient descent carries s twice: once in the gradient and once in the layer",
         (64, 64): "Adam divides the gradient by its size, so one s is lost",

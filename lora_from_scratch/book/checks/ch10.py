@@ -91,7 +91,15 @@ def check_delta(delta) -> str:
     if torch.linalg.matrix_rank(W0 + delta) < 10:
         return not_yet("it takes away so much of W0 that fewer than ten directions are left to look at")
     made = intruder_dimensions(W0, W0 + delta)
-    return RIGHT if not made else not_yet(f"intruders at {made}: use the vectors that W0 has, u_i with its own v_i")
+    if not made:
+        return RIGHT
+    U, _, Vt = torch.linalg.svd(W0, full_matrices=False)
+    mixed = U.T @ delta @ Vt.T  # (30, 30), diagonal if delta is made of W0's own pairs
+    own = mixed.diagonal().square().sum() > 0.999 * delta.square().sum()
+    sizes = torch.linalg.svdvals(W0 + delta)
+    if own and (sizes[:-1] - sizes[1:]).min() < 1e-6 * sizes[0]:
+        return not_yet(f"intruders at {made}: it makes singular values equal, and then their vectors can be any mixture")
+    return not_yet(f"intruders at {made}: use the vectors that W0 has, u_i with its own v_i")
 
 
 def check_width(answer) -> str:

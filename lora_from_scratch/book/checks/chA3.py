@@ -14,6 +14,8 @@ def check_pages(answer) -> str:
         100: "that is the rule of least recently used; here the page that goes is the one needed last",
         75: "that is what fits; it stays where it is",
         0: "25 pages do not fit, and each of the 100 is visited in a step",
+        74: "that is how many stay where they are for a round; the others take turns in the last place",
+        99: "only the page used last stays, under this rule? It is the one that goes: which ones stay?",
         1: "one page moves at a time; how many times in a step?",
         50: "each page that comes in throws one out, but only what comes in counts",
         0.25: "that is the share; how many pages?",

@@ -55,7 +55,7 @@ def call(function: Callable, *arguments: object) -> tuple[object, str]:
 
 def not_yet(mistake: str) -> str:
     """A wrong answer, with its mistake."""
-    return f"Not yet: {mistake}."
+    return f"Not yet: {mistake}" + ("" if mistake.endswith(("?", "!", ".")) else ".")
 
 
 def same(first: Tensor, second: Tensor, tolerance: float = 1e-8) -> bool:

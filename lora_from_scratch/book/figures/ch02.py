@@ -31,7 +31,7 @@ def placement(tuned: Mapping[str, Mapping[str, Tuned]], against: str) -> Figure:
 def shares(models: Mapping[str, Transformer], targets: Sequence[str]) -> Figure:
     """The trained parameters in percent of the adapted matrices, over the rank."""
     fig, (ax,) = plots.canvas(width=7.5, height=4.2)
-    ranks = [2**k for k in range(12)]
+    ranks = [2**k for k in range(11)]
     ends = {}
     for name, sizes in models.items():
         whole = sum(d_out * d_in for d_out, d_in in sizes.shapes(targets))

@@ -15,20 +15,24 @@ NAMES = {"LoRA": "alpha / r", "rsLoRA": "alpha / √r"}
 
 
 def first(ranks: Sequence[int], found: Mapping[int, np.ndarray]) -> Figure:
-    """The first gradient and one Adam step over the rank; `found` is {seed: (ranks, 3) at s = 1}."""
-    fig, axes = plots.canvas(2, width=10, height=4.0, sharey=True)
+    """The first gradient, one descent step, one Adam step over the rank; `found` is {seed: (ranks, 3) at s = 1}."""
+    fig, axes = plots.canvas(3, width=12.5, height=4.0)
     mean = np.mean([values / values[0] for values in found.values()], axis=0)
     x = np.array(ranks, dtype=float)
-    for ax, column, title in zip(axes, (0, 2), ("The first gradient of B", "One Adam step: the outputs"), strict=True):
+    panels = (("The first gradient of B", 1), ("A descent step: the outputs", 2), ("An Adam step: the outputs", 1))
+    for column, (ax, (title, power_of_s)) in enumerate(zip(axes, panels, strict=True)):
         for name, colour in COLOURS.items():
-            for power in (0.5, 1.0) if column else (0.5,):  # the sum grows like √r, or like r
-                ax.plot(x, x ** (power - POWERS[name]), color=colour, linewidth=0.8, linestyle=":")
-            y = mean[:, column] / x ** POWERS[name]
+            scale = x ** (power_of_s * POWERS[name])
+            for growth in (0.5, 1.0) if column else (0.5,):  # the sum grows like √r, or like r
+                ax.plot(x, x**growth / scale, color=colour, linewidth=0.9, linestyle=":")
+            y = mean[:, column] / scale
             ax.plot(x, y, color=colour, marker="o", markersize=4)
             plots.label_end(ax, x, y, NAMES[name], colour)
-        ax.set(xscale="log", yscale="log", xlabel="rank", xlim=(0.8, ranks[-1] * 5), title=title)
-        ax.set_xticks(ranks, ranks)
-        ax.set_yticks([0.1, 0.2, 0.5, 1, 2, 5, 10], ["0.1", "0.2", "0.5", "1", "2", "5", "10"])
+        ax.set(xscale="log", yscale="log", xlabel="rank", xlim=(0.8, ranks[-1] * 9), title=title)
+        ax.set_xticks(ranks[::2], ranks[::2])
+        low, high = ax.get_ylim()
+        ticks = [t for t in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10) if low <= t <= high]
+        ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
         ax.minorticks_off()
     axes[0].set_ylabel("relative to rank 1")
     return fig
@@ -50,15 +54,20 @@ def ranks(tuned: Mapping[str, Tuned], at: Mapping, rates: Mapping[str, float], e
             options = {"linestyle": "none", "marker": marker, "markerfacecolor": "white", "capsize": 2}
             ax.errorbar(place, means, yerr=np.nan_to_num(halves), color=colour,
                         label=f"{NAMES[name]}, {which} ({rates[which]:.4f})", **options)  # fmt: skip
-    ax.set(xscale="log", xlabel="rank", ylabel="loss on rot13 (nats a character)")
+    top = max(mean for of in own.values() for mean, _ in of) + 0.1
+    ax.set(xscale="log", xlabel="rank", ylabel="loss on rot13 (nats a character)", ylim=(None, top))
+    for (name, r, which), values in at.items():
+        if (mean := stats.interval(values)[0]) > top:
+            ax.annotate(f"{NAMES[name]}, {which}: {mean:.2f}", (r, top), xytext=(-4, -10), ha="right", fontsize=8,
+                        textcoords="offset points", color=COLOURS[name])  # fmt: skip
     ax.set_xticks(every, every)
     ax.minorticks_off()
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc="lower left")
     return fig
 
 
-def rates(tuned: Mapping[str, Tuned], every: Sequence[int]) -> Figure:
-    """The best rates by rank, with bars to the neighbours that were tried."""
+def rates(tuned: Mapping[str, Tuned], bottoms: Mapping[str, Sequence[float]], every: Sequence[int]) -> Figure:
+    """The best rates by rank: by a parabola (`bottoms`), and with bars to the neighbours of the best on the grid."""
     fig, (ax,) = plots.canvas(width=7, height=3.8)
     for name, colour in COLOURS.items():
         best, below, above = [], [], []
@@ -69,8 +78,11 @@ def rates(tuned: Mapping[str, Tuned], every: Sequence[int]) -> Figure:
             below.append(rate - max((t for t in tried if t < rate), default=rate))
             above.append(min((t for t in tried if t > rate), default=rate) - rate)
         place = np.array(every) * (1.04 if name == "LoRA" else 0.96)
-        ax.errorbar(place, best, yerr=[below, above], color=colour, marker="o", markersize=5, capsize=3)
-        plots.label_end(ax, place, np.array(best), NAMES[name], colour)
+        ax.errorbar(
+            place, best, yerr=[below, above], color=colour, marker="o", markersize=4, capsize=3, linestyle="none"
+        )
+        ax.plot(every, bottoms[name], color=colour)
+        plots.label_end(ax, np.array(every), np.array(bottoms[name]), NAMES[name], colour)
     ax.set(xscale="log", yscale="log", xlabel="rank", ylabel="best learning rate", xlim=(0.8, every[-1] * 4))
     ax.set_xticks(every, every)
     ends = [10 ** (k / 2) for k in range(math.floor(2 * math.log10(min(ax.get_ylim()))) + 1, 0)]

@@ -42,7 +42,7 @@ def counts(ten: Sequence[Mapping], first: Sequence[Mapping], tasks: Sequence[str
                 ax.errorbar(np.arange(len(own)) + shift, means, yerr=np.nan_to_num(halves), linestyle="none",
                             marker="o", color=plots.BLUE, markerfacecolor=face, capsize=3,
                             label="trained" if shift < 0 else "random, the same singular values")  # fmt: skip
-            ax.set(xticks=range(len(own)), title=task, ylim=(-0.02 if both is first else -0.2, None))
+            ax.set(xticks=range(len(own)), title=task, ylim=(-0.05, 1.05) if both is first else (-0.2, None))
             ax.set_xticklabels([label.replace(", ", ",\n") for label in own], fontsize=8, rotation=30)
     axes[0][0].set_ylabel("intruders a matrix, of ten")
     axes[1][0].set_ylabel("share of leading vectors that are one")
@@ -60,7 +60,7 @@ def conventions(
             for ax, x, y in zip(axes, (epsilons, ks), both, strict=True):
                 name = label if style == "-" else f"{label}, null"
                 ax.plot(x, y, style, color=COLOURS[label], marker="o", markersize=3, label=name)
-    certain = max((e for e, share in zip(epsilons, below, strict=True) if share > 0.99), default=epsilons[0])
+    certain = min((e for e, share in zip(epsilons, below, strict=True) if share > 0.99), default=epsilons[-1])
     axes[0].axvline(certain, color=plots.GREY, linewidth=1)
     axes[0].set(xlabel="ε", ylabel="intruders a matrix, of ten")
     axes[1].set(xlabel="k, how many leading vectors are looked at", ylabel="intruders a matrix (ε = 0.5)")

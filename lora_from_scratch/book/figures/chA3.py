@@ -22,7 +22,7 @@ def cost(shares: Sequence[float], moved: Sequence[float], milliseconds: Sequence
     """The share of pages brought in, and the time of a step, over the share that is resident."""
     fig, (left, right) = plots.canvas(2, width=10, height=3.8)
     percent = 100 * np.array(shares)
-    left.plot(percent, 100 * np.array(moved), color=plots.BLUE, marker="o")
+    left.plot(percent, 100 * np.array(moved), color=plots.BLUE, marker="o", label="the least recently used goes first")
     left.plot(percent, 100 - percent, color=plots.GREY, linestyle="--", label="the most recently used goes first")
     left.set(xlabel="resident (% of the state)", ylabel="% of all pages brought in, each step", ylim=(-5, 110))
     left.legend(loc="lower left", fontsize=8)
