@@ -30,6 +30,7 @@ from lora_from_scratch.book import stats, tables
 from lora_from_scratch.book.figures import ch02 as figures
 from lora_from_scratch.book.results import Results
 from lora_from_scratch.book.verdicts import Equal, Figures, Higher
+from lora_from_scratch.lab.again import second_time
 from lora_from_scratch.lab.finetune import Run, measure_base
 from lora_from_scratch.lab.llama import LlamaConfig, TinyLlama
 from lora_from_scratch.lab.presets import preset
@@ -359,8 +360,8 @@ def minus(task, first, second):
 
 itself = {}
 for task in tuned:
-    losses = tuned[task]["MLP, large"].values("task_loss")
-    itself[task] = stats.against_itself(losses)
+    again = [result["task_loss"] for result in second_time(tuned[task]["MLP, large"].run, size)]
+    itself[task] = stats.paired(again, tuned[task]["MLP, large"].values("task_loss"))
 gaps = {f"{b}, {t}": minus(t, f"attention, {b}", f"MLP, {b}") for b, t in (p.split(", ") for p in placement.parts)}
 placement.measure(gaps, chance={part: itself[part.split(", ")[1]] for part in gaps})
 differs = gaps["large, rot13"]
@@ -373,8 +374,8 @@ print("attention, large, minus the MLP, small: {:+.3f} ± {:.3f} nats".format(*a
 results.record(gaps=gaps, across=across)
 
 # %% [markdown]
-# (Chance of "worse" is the MLP against itself, one seed's loss minus the next one's. The null of an equality is
-# something that differs: attention minus MLP.)
+# (Chance of "worse" is the MLP a second time on the same bases, with other batches and another start. The null of an
+# equality is something that differs: attention minus MLP.)
 
 # %%
 results.figure(

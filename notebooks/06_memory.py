@@ -194,7 +194,7 @@ results.record(off=off)
 # %% [markdown]
 # What is left: the optimizer also keeps a step counter of 4 bytes for each tensor, and a 4-bit layer its shape.
 #
-# ## The second step decides
+# ## Which step decides?
 #
 # Parts are not a peak. The question is how many bytes are there *at one time*. `alive` notes after every operation what
 # exists at that moment. Two things to expect:
@@ -212,12 +212,13 @@ later = results.finding(
     "later",
     says="the second step needs more than the first, whatever is trained",
     test=AtLeast(1.05, "5 % of a 24 GB card is more than a GB"),
+    scope={"vocabulary": "128", "checkpointing": "without", "precision": "float32"},
 )
 plan = results.finding(
     "plan",
     says="the five parts and 8 · vocabulary · tokens bytes fall short of the second step's peak by at most 5 %",
     test=AtMost(0.05, "what one would leave free anyway"),
-    scope={"vocabulary": "128 and 4096", "checkpointing": "with and without"},
+    scope={"vocabulary": "128 and 4096", "checkpointing": "with and without", "precision": "float32"},
 )
 
 # %%
@@ -257,13 +258,16 @@ results.figure(
 )
 
 # %% [markdown] rests_on="06.later=holds, 06.plan=holds"
-# The second step needs at least {06.later.shown} times the first's bytes (chance: the third over the second). And the
-# sum is **not** safe: with a large vocabulary it falls short by up to a third of the peak. With the logits' term, what
-# is missing is at most {06.plan.shown} of the peak.
+# At our small vocabulary the second step needs at least {06.later.shown} times the first's bytes (chance: the third
+# over the second). At 4096 little of that is left, as the column *step 1* shows: there the logits make the peak, in
+# every step. A run can still die in its second step, but with a real vocabulary it is by a few percent at most.
+#
+# The sum is **not** safe: with a large vocabulary it falls short by up to a third of the peak. With the logits' term,
+# what is missing is at most {06.plan.shown} of the peak.
 #
 # So plan with **all parts and `8 · vocabulary · tokens`**. For LoRA and QLoRA that is close. For full fine-tuning it is
-# up to a fifth too much, because the gradients are complete only when the activations are gone. The little that is
-# still missing lives inside one block: gradients on their way, a decoded slice of a 4-bit weight.
+# over a fifth too much in one line, because the gradients are complete only when the activations are gone. The little
+# that is still missing lives inside one block: gradients on their way, a decoded slice of a 4-bit weight.
 #
 # Here AdamW takes one tensor at a time. torch's default on a GPU is `foreach=True`, which works on a copy as large as
 # one of the two states: for LLaMA-7B in full 27 GB more, for adapters next to nothing. `fused=True` makes no such copy.
@@ -343,8 +347,9 @@ print(f"largest difference between the gradients: {apart:g}")
 
 # %% [markdown]
 # The bytes now have a largest moment: all the inputs, and the inside of the *one* block that backward is in. Then the
-# price, in multiplications. Predict: what does the step of LoRA cost, if full fine-tuning's is 1? And the checkpointed
-# ones?
+# price, in multiplications of the linear layers. (The counter does not see attention's two products; here they are a
+# twelfth of a forward pass, and their share grows with the length.) Predict: what does the step of LoRA cost, if full
+# fine-tuning's is 1? And the checkpointed ones?
 
 # %%
 scheme = "every block started again from the embedding: (layers + 1) / 2 passes"
@@ -494,7 +499,8 @@ print(parts)
 print(f"with the logits' term {planned(parts, mine.vocab_size, 8 * 2048) / 1e9:.1f} GB")
 
 # %% [markdown]
-# In the last line the logits of a large vocabulary are the larger half. Programs that compute the loss in slices spare
+# In the last line the logits of a large vocabulary are nearly half, 16.8 of 36.0 GB; their log-probabilities, half as
+# much again, are among the activations. Programs that compute the loss in slices spare
 # most of it.
 #
 # ## Exercises

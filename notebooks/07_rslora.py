@@ -32,6 +32,7 @@ from lora_from_scratch.book.results import Results
 from lora_from_scratch.book.verdicts import Equal, Identity, Lower
 from lora_from_scratch.inject import is_adapter
 from lora_from_scratch.lab import tasks, train
+from lora_from_scratch.lab.again import second_time
 from lora_from_scratch.lab.finetune import Run
 from lora_from_scratch.lab.presets import preset
 from lora_from_scratch.lab.pretrain import pretrained
@@ -341,7 +342,8 @@ print(stats.table(["scaling", "rate for all", f"rank {low}", f"rank {high}"], ro
 
 # %%
 falls = {(n, w): stats.paired(at[n, high, w], at[n, low, w]) for n in ("LoRA", "rsLoRA") for w in rates}
-shift = {w: stats.against_itself(at["LoRA", low, w]) for w in rates}
+again = {w: second_time(replace(methods[f"LoRA rank {low}"], lr=rates[w]), size) for w in rates}
+shift = {w: stats.paired([r["task_loss"] for r in again[w]], at["LoRA", low, w]) for w in rates}
 words = {"rsLoRA": "rsLoRA falls", "LoRA": "LoRA stays"}
 shared.measure(
     {f"{words[n]}, {w}": value for (n, w), value in falls.items()},
@@ -350,13 +352,14 @@ shared.measure(
 results.record(at_one_rate={f"{n}, rank {r}, {w}": v for (n, r, w), v in at.items()})
 
 # %% [markdown]
-# The chance of "falls" is LoRA at the low rank against itself, one seed's loss minus the next one's. The test "stays"
-# should fail for a method that does not stay: its null is rsLoRA.
+# The chance of "falls" is LoRA at the low rank a second time: the same bases, other batches, another start. The test
+# "stays" should fail for a method that does not stay: its null is rsLoRA.
 
 # %%
 for task, found in (("rot13", tuned), ("cipher-6", near)):
     rs, plain = (found[f"{name} rank {tuned_rank}"].values("task_loss") for name in ("rsLoRA", "LoRA"))
-    own[task].measure(stats.paired(rs, plain), chance=stats.against_itself(plain))
+    again = [r["task_loss"] for r in second_time(found[f"LoRA rank {tuned_rank}"].run, size)]
+    own[task].measure(stats.paired(rs, plain), chance=stats.paired(again, plain))
 
 
 # %%
@@ -429,8 +432,11 @@ results.figure(
 # margin: not settled. On the near task it ends *higher*, by 0.039 nats, and that is settled. One rank, two tasks, one
 # larger alpha: enough to say that rsLoRA's alpha is not better everywhere, and no more.
 
-# %% [markdown]
-# OUTCOME RATES
+# %% [markdown] rests_on="07.one_rate=does not hold, 07.predicted_lora=does not hold, 07.predicted_rslora=holds"
+# **The best rate** moves with both scalings. Under rsLoRA it falls, about as `r^-0.19`, close to the -0.20 that one
+# Adam step predicted. So `alpha/√r` does not make one rate fit all ranks, not here and not with Adam; the paper's
+# theorem has other assumptions. Under LoRA the best rate rises, but about as `r^0.1`, a third of what the step
+# predicted: the first step is not the whole training.
 #
 # ## Why alpha matters although the rate is tuned
 #

@@ -37,6 +37,7 @@ from lora_from_scratch.book.results import Results
 from lora_from_scratch.book.verdicts import AtLeast, AtMost, Equal, Higher, Identity, Lower
 from lora_from_scratch.inject import is_adapter
 from lora_from_scratch.lab import tasks
+from lora_from_scratch.lab.again import other_draw, second_time
 from lora_from_scratch.lab.finetune import Run, measure_base, prepare
 from lora_from_scratch.lab.presets import preset
 from lora_from_scratch.lab.pretrain import pretrained
@@ -397,8 +398,10 @@ picked = min(picks, key=picks.get)
 print("tuning loss on seed 0:", {q: round(loss, 3) for q, loss in picks.items()}, "-> ratio", picked)
 losses = {(t, k): found.values("task_loss") for t in both_tasks for k, found in tuned[t].items()}
 one = losses["rot13", "ratio 1"]
-other_seed = stats.against_itself(one)  # ratio 1 against itself, on the next base
-best_ratio.measure(stats.paired(losses["rot13", f"ratio {picked}"], one), chance=other_seed)
+# what chance gives: ratio 1 a second time, on the same bases with other batches and another start
+again = {t: second_time(tuned[t]["ratio 1"].run, size) for t in both_tasks}
+itself = stats.paired([r["task_loss"] for r in again["rot13"]], one)
+best_ratio.measure(stats.paired(losses["rot13", f"ratio {picked}"], one), chance=itself)
 
 # %%
 first, last = (tuned["rot13"][f"ratio {q}"] for q in (ratios[0], ratios[-1]))
@@ -427,23 +430,25 @@ def trained_model(run, seed, state):
 
 
 @torch.no_grad()
-def score(task, label):
+def score(task, run, results):
     """The share of held-out characters that are predicted rightly, one a seed."""
-    kept, shares = tuned[task][label], []
-    for s, result in zip(seeds, kept.results, strict=True):
-        model, _ = trained_model(kept.run, s, result["state"])
+    shares = []
+    for s, result in zip(seeds, results, strict=True):
+        model, _ = trained_model(run, s, result["state"])
         hits = [(model(w[:, :-1]).argmax(-1) == w[:, 1:]).float().mean().item() for w in windows[task].split(64)]
         shares.append(float(np.mean(hits)))
     return shares
 
 
 # %%
-scores = {(t, k): score(t, k) for t in both_tasks for k in ("ratio 1", "ratio 16")}
+both_ratios = [tuned[t][k] for t in both_tasks for k in ("ratio 1", "ratio 16")]
+scores = {(m.run.task, f"ratio {m.run.ratio:g}"): score(m.run.task, m.run, m.results) for m in both_ratios}
+by_chance = {t: score(t, tuned[t]["ratio 1"].run, again[t]) for t in both_tasks}
 rows = [[t, k, stats.shown([100 * v for v in values], 1)] for (t, k), values in scores.items()]
 print(stats.table(["task", "method", "% right"], rows))
 better.measure(
     {t: stats.paired(scores[t, "ratio 16"], scores[t, "ratio 1"]) for t in both_tasks},
-    chance={t: stats.against_itself(scores[t, "ratio 1"]) for t in both_tasks},
+    chance={t: stats.paired(by_chance[t], scores[t, "ratio 1"]) for t in both_tasks},
 )
 results.record(scores={f"{t}, {k}": v for (t, k), v in scores.items()}, picked=picked)
 
@@ -459,7 +464,7 @@ low_losses = [[r["task_loss"] for r in at_low[k]] for k in ("ratio 16", "ratio 1
 leads = {"low": np.subtract(*low_losses), "own": np.subtract(losses["rot13", "ratio 16"], one)}
 for name, values in leads.items():
     print(f"ratio 16 - ratio 1 at {'one low rate' if name == 'low' else 'own rates'}: {stats.shown(values)} nats")
-trap.measure(stats.paired(leads["low"], leads["own"]), chance=other_seed)
+trap.measure(stats.paired(leads["low"], leads["own"]), chance=itself)
 
 # %% [markdown]
 # And the speed. For each seed: after which share of the steps does the training loss, averaged over ten steps, stand
@@ -597,7 +602,11 @@ print(f"estimate of B's part at one rate: {math.sqrt(16 / size.model.hidden_size
 print(stats.table(["task", "method", "B on A0", "by A's movement"], rows))
 for task, row in b_part.items():
     plus, single = ([p[0] for p in learnt[task, k]] for k in ("ratio 16", "ratio 1"))
-    row.measure(stats.paired(plus, single), chance=stats.against_itself(single))
+    second = [
+        split(task, tuned[task]["ratio 1"].run, other_draw(s, size), r["state"])
+        for s, r in zip(seeds, again[task], strict=True)
+    ]
+    row.measure(stats.paired(plus, single), chance=stats.paired([p[0] for p in second], single))
 results.record(learnt={f"{t}, {k}": v for (t, k), v in learnt.items()})
 
 # %% [markdown]

@@ -34,6 +34,7 @@ from lora_from_scratch.book.figures import ch09 as figures
 from lora_from_scratch.book.results import Results
 from lora_from_scratch.book.verdicts import AtLeast, AtMost, Equal, Identity, Lower
 from lora_from_scratch.lab import tasks, train
+from lora_from_scratch.lab.again import second_time
 from lora_from_scratch.lab.finetune import Run, measure
 from lora_from_scratch.lab.presets import preset
 from lora_from_scratch.lab.pretrain import pretrained
@@ -469,22 +470,25 @@ results.figure(
     "Each dot is a query or value matrix at a checkpoint (first seed); darker is later. Grey: the same with random "
     "updates of the same singular values. The axes differ from panel to panel.",
     alt="Three panels, full fine-tuning, DoRA and LoRA: change of magnitude against change of direction. Grey dots of "
-    "the random updates lie along a rising curve; coloured dots of the trained ones scatter around and above it.",
+    "the random updates lie along a rising curve. LoRA's coloured dots lie on it, full fine-tuning's scatter around "
+    "it, DoRA's lie far below it.",
 )
 
 # %% [markdown] rests_on="09.signs=not settled, 09.stretches_less=holds"
-# All three correlations are positive here, LoRA's as published and the other two not. But so are the null's, and mostly
-# larger: a random update that grows turns and stretches together. So the sign that the paper gives for LoRA is what
-# chance gives, and by our rule the claim is not settled. Full fine-tuning's positive sign on query and value matrices
-# is not the published one, in one model of another kind and on one task.
+# All three correlations are positive here in the mean, LoRA's as published and the other two not; DoRA's differs so
+# much between bases that its sign is open. But so are the null's, and mostly larger: a random update that grows turns
+# and stretches together. So the sign that the paper gives for LoRA is what chance gives, and by our rule the claim is
+# not settled. Full fine-tuning's positive sign on query and value matrices is not the published one, in one model of
+# another kind and on one task.
 #
-# Look at the picture instead of the number. LoRA's dots lie on the grey ones. DoRA's do not: its rows turn as far and
-# change their lengths by about half of what the null's do. Learning the length apart keeps it from changing as a side
-# effect. That is a difference of kind which the correlation hides.
+# Look at the picture instead of the number. LoRA's dots lie on the grey ones. DoRA's do not: its rows turn somewhat
+# further, and they change their lengths by about half of what the null's do. Learning the length apart keeps it from
+# changing as a side effect. That is a difference of kind which the correlation hides.
 #
 # ## What it is worth
 #
-# Below zero, DoRA is better. Chance is LoRA against itself, one seed's loss minus the next one's.
+# Below zero, DoRA is better. Chance is LoRA a second time: the same bases, other batches, another start. (The null of
+# the equality is something that differs: DoRA against LoRA of twice its rank.)
 
 
 # %%
@@ -492,11 +496,11 @@ def minus(task, first, second):
     return stats.paired(tuned[task][first].values("task_loss"), tuned[task][second].values("task_loss"))
 
 
-def shifted(values):
-    return stats.against_itself(values)
+def a_second_time(found):
+    return stats.paired([r["task_loss"] for r in second_time(found.run, size)], found.values("task_loss"))
 
 
-itself = {task: shifted(tuned[task]["LoRA rank 4"].values("task_loss")) for task in pairs_of}
+itself = {task: a_second_time(tuned[task]["LoRA rank 4"]) for task in pairs_of}
 gaps = {f"rank {r}, {t}": minus(t, f"DoRA rank {r}", f"LoRA rank {r}") for t, ranks in pairs_of.items() for r in ranks}
 better.measure(gaps, chance={part: itself[part.split(", ")[1]] for part in gaps})
 doubled = {f"{r} against {2 * r}": minus("rot13", f"DoRA rank {r}", f"LoRA rank {2 * r}") for r in (4, 64)}
@@ -523,9 +527,8 @@ for r in pairs_of["rot13"]:
     losses, trained = (tuned["rot13"][f"DoRA rank {r}"].values(name) for name in ("task_loss", "trained"))
     of_size[r] = [loss - lora_with(trained[0], i) for i, loss in enumerate(losses)]
     print(f"DoRA rank {r} minus LoRA with as many parameters: {stats.shown(of_size[r])}")
-equal.measure(
-    stats.interval([float(np.mean(column)) for column in zip(*of_size.values(), strict=True)]), chance=itself["rot13"]
-)
+mean_gap = [float(np.mean(column)) for column in zip(*of_size.values(), strict=True)]
+equal.measure(stats.interval(mean_gap), chance=doubled["4 against 8"])
 results.record(gaps=gaps, of_size=of_size)
 
 # %%
@@ -537,11 +540,15 @@ results.figure(
     alt="LoRA's and DoRA's losses fall with the number of trained parameters along what is nearly one curve.",
 )
 
-# %% [markdown] rests_on="09.better=not settled, 09.half_rank=not settled, 09.equal_parameters=not settled"
+# %% [markdown] rests_on="09.better=partly, 09.half_rank=not settled, 09.equal_parameters=holds, 09.safer=holds"
 # At the same rank DoRA is ahead by 0.01 to 0.02 nats in two of five comparisons, level in the others, and never behind
 # by an amount that could be seen. Against twice the rank it is behind at rank 4, by 0.06 nats, the opposite of table 1,
-# and not told apart at 64. At as many parameters nothing is left that three bases could show:
-# {09.equal_parameters.shown} nats. So what DoRA gains here is about what its additional parameters would buy LoRA.
+# and not told apart at 64. At as many parameters the mean over the three ranks is {09.equal_parameters.shown} nats:
+# nothing is left. (The mean hides a trend. At rank 64, where LoRA's own curve is nearly flat, DoRA stays 0.012 below
+# it.) So what DoRA gains here is about what its additional parameters would buy LoRA.
+#
+# Where it does differ is *beyond* the best rate. Two grid steps above LoRA's best, LoRA has lost most of what it had
+# learnt and DoRA much less: it is {09.safer.shown} nats apart. Who cannot tune a rate may count that as a gain.
 #
 # How sure? An advantage of 0.01 nats would be seen in most of these comparisons. The paper's models are thirty times as
 # wide, where magnitudes are nearly free, and its scores are accuracies of chosen answers: they can move by points where
@@ -601,8 +608,10 @@ for name in ("LoRA", "DoRA"):
 pair = (on_four[f"{name} rank 4 over NF4"].values("task_loss") for name in ("DoRA", "LoRA"))
 quantized.measure(stats.paired(*pair), chance=itself["rot13"])
 
-# %% [markdown]
-# OUTCOME NF4
+# %% [markdown] rests_on="09.quantized=holds"
+# Over NF4 DoRA ends lower than LoRA at rank 4, by 0.019 nats. Over 16 bits the same pair is not told apart. Most of the
+# difference is that DoRA itself ended lower over the rounded base, for which we have no reason, and three bases can
+# agree so closely by luck. It is no evidence that DoRA needs 4 bits.
 #
 # ## Why a DoRA adapter is not a LoRA adapter
 #
