@@ -538,8 +538,7 @@ mean_helps.measure(stats.interval(ratios[0]), chance=stats.interval(ratios[1]))
 # Even with even steps, the mean left in multiplies the error by {04.mean_helps.shown}: more than the idle half
 # explains. Absmax values lie close together and far from zero, so what is left after the subtraction also needs a
 # smaller range. With the dynamic map the factor is larger by a fifth, through its uneven steps, in which alone the maps
-# differ. A surprise: on these values, of normal numbers, plain even steps have the *smaller* error in both cases. The
-# dynamic map spends most of its values where few of these lie.
+# differ. On these values, of normal numbers, plain even steps have the *smaller* error in both cases.
 
 # %% [markdown]
 # What does double quantization save, and what does it cost the *weights*? Their indices stay, only the scales move a
