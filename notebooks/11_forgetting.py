@@ -238,7 +238,7 @@ results.figure(
 # **On the near task** LoRA forgets *more* than full fine-tuning at the same loss, at every rank: by 0.19 nats at rank
 # 64 and by 0.47 at rank 1. That is settled, and it is what the paper's first abstract said: a worse model of the old
 # text. **On the far task** nothing is settled but the opposite for high ranks: ranks 16 and 64 do not forget more.
-# There all methods have lost about 2 of 3.6 nats and stand above what letter frequencies give; little is left that
+# There all methods have lost about 2 nats and stand at or above what letter frequencies give; little is left that
 # could tell them apart.
 #
 # The high rank with alpha 2r lies within a few percent of full fine-tuning, but so does rank 1 by the same test. On the
@@ -605,8 +605,8 @@ results.figure(
 # ranks 4 and 16; on the near one the two cannot be told apart. (At rank 1 there is no rest to speak of.) So nothing
 # here says that forgetting sits in the intruder rather than in the update as a whole.
 #
-# **As a tool** it is dearer: at the same loss on English, shrinking the intruders costs 0.03 nats of the task more, in
-# the mean over ranks, than shrinking all of the update.
+# **As a tool** it is dearer on the near task: at the same loss on English, shrinking the intruders costs 0.03 nats of
+# the task more, in the mean over ranks, than shrinking all of the update.
 #
 # ## Exercises
 #
