@@ -185,10 +185,10 @@ for name, steps in (("float32", torch.linspace), ("float64", np.linspace)):
     print(f"raw lines, steps in {name}: {differ.sum()} of 16 levels differ from the list in their last bits")
 
 # %% [markdown] rests_on="04.equation_4=does not add up, 04.recipe=holds"
-# As it is printed, equation 4 alone gives {04.equation_4.shown} of the 16 levels: the two ends, zero, and one more.
-# (Any symmetric list with a zero has the first three.) It has only 15 finite values, and they are symmetric, while the
-# list is not. The lines above give the list, and the package's steps give it to the last bit. Steps in float64 do not:
-# each probability is then another number in its last digits, and so is its quantile.
+# As it is printed, equation 4 alone gives {04.equation_4.shown} of the 16 levels: the two ends and zero, as any
+# symmetric list with a zero does, and nearly one more. It has 15 finite values, symmetric, while the list is not. The
+# lines above give the list, and the package's steps give it to the last bit. Steps in float64 do not: each probability
+# is then another number in its last digits, and so is its quantile.
 
 # %% [markdown]
 # For a file format, last bits are no trifle: a decoder whose levels differ gives other weights than those that
@@ -255,8 +255,8 @@ print(f"blocks whose largest magnitude is negative: {(largest[:, 0] < absmax).me
 # √2 times as large as either: an error of about 1.41, and anyone sees that something is wrong.
 #
 # The second slip is sly. It changes only blocks whose largest magnitude is negative, half of them, and there it clips
-# a few weights and rounds the others on a finer grid. The error rises by less than a fifth, and stays below
-# that of some correct codes. Only a test that knows the right error, or compares bits with the original, would notice.
+# a few weights and rounds the others on a finer grid. The error rises by less than a fifth, to that
+# of a correct int4. Only a test that knows the right error, or compares bits, would notice.
 #
 # ## How large is the error?
 #
@@ -333,8 +333,8 @@ less_error.measure(against_rivals("models"), chance=against_rivals("uniform"))
 
 # %% [markdown] rests_on="04.less_error=holds"
 # NF4 loses less than the better of its two rivals on these weights. (The difference over that one's error:
-# {04.less_error.shown}.) On uniform numbers int4's even steps win by far: its error falls by a third, while NF4's stays
-# as it is. So NF4 is a code for a bell curve. And k-means, which has seen
+# {04.less_error.shown}.) On uniform numbers int4's even steps win by far: against
+# int4 it is the bell's doing. Against FP4 (E2M1) it is not, NF4 is better on both. And k-means, which has seen
 # the weights, is better still: NF4's aim was not the smallest error.
 
 # %% [markdown]
@@ -437,10 +437,11 @@ results.figure(
 
 # %% [markdown] rests_on="04.equal_use=partly, 04.equal_costs=holds"
 # Where the numbers are normal, with one constant for all of them, the promise is nearly kept: the entropy is full to a
-# hundredth of a bit, though single bins are off by up to a seventh. In blocks of 16 that is so too. From 64 on it is
-# broken, the more the larger the blocks are. In blocks of 64, the size that is used, the indices carry about 3.88 bits
-# of 4. So "optimal for normal weights" holds for the weights, and not for what is left of them once each block is
-# divided by its own absmax. That was Yoshida's point.
+# hundredth of a bit, though single bins are off by up to a seventh. In blocks of 16 the entropy is as full, but
+# bins are off by nearly a fifth. From 64 on the promise is broken, the more the larger the blocks: in blocks of 64, the
+# size that is used, the indices carry about 3.88 bits of 4. So "optimal for normal weights" holds for normal numbers
+# divided by the constant that the levels were made for, and not for blocks divided by their own absmax: Yoshida's
+# point.
 #
 # Why is even the first row not at 6.25 % everywhere? A value goes to its *nearest* level, so bins end half way between
 # two levels, and not where slices of equal probability end. And eight levels share one half of the bell, seven the
@@ -537,8 +538,8 @@ mean_helps.measure(stats.interval(ratios[0]), chance=stats.interval(ratios[1]))
 # %% [markdown] rests_on="04.mean_helps=holds"
 # Even with even steps, the mean left in multiplies the error by {04.mean_helps.shown}: more than the idle half
 # explains. Absmax values lie close together and far from zero, so what is left after the subtraction also needs a
-# smaller range. With the dynamic map the factor is larger by a fifth, through its uneven steps, in which alone the maps
-# differ. On these values, of normal numbers, plain even steps have the *smaller* error in both cases.
+# smaller range. With the dynamic map the factor is larger by a fifth, through its uneven steps. On these values, of
+# normal numbers, plain even steps have the *smaller* error in both cases.
 
 # %% [markdown]
 # What does double quantization save, and what does it cost the *weights*? Their indices stay, only the scales move a
@@ -590,8 +591,8 @@ results.figure(
 # ## And the model's loss?
 #
 # The last two claims are about models. Yoshida's code was made for the smallest absolute error, which asks for levels
-# that are medians of their bins. We make such a code for normal numbers by Lloyd's algorithm with medians, one for
-# each block size. That it has less *absolute error* than NF4 is what it was made for, and no find. The claim is about
+# that are medians of their bins; it keeps -1, 0 and 1. Ours, by Lloyd's algorithm with medians for each block size, is
+# free in all sixteen, so it is *not his*: it has no zero, and cuts the largest weights. The claim is about
 # how the model does. Everything is measured in units of what NF4 itself costs, the rise of the loss.
 
 # %%
@@ -619,9 +620,10 @@ free = results.claim(
 )
 
 # %% [markdown]
-# Differences are small, so their noise matters. Which weights share a block is an accident: put the columns of a
-# matrix in another order, quantize, and put them back. It is the same code with other rounding errors. We take the
-# mean over twelve orders, the same ones for all codes.
+# Which weights share a block is an accident: put the columns of a
+# matrix in another order, quantize, and put them back. In blocks of 64 that is the same code with other rounding
+# errors. A larger block is whole rows where a matrix is 128 wide, and no order changes it. We take the mean over twelve
+# orders, the same ones for all codes.
 
 # %%
 windows = fixed_windows(task_ids("text", "held_out"), 2 * size.eval_windows, size.model.max_position_embeddings)[1::2]
@@ -674,11 +676,12 @@ free.measure(relative("double 64", "NF4 64"), chance=relative("NF4 256", "NF4 64
 
 # %% [markdown] rests_on="04.free=reproduced, 04.fitted_code=not settled"
 # NF4 raises the loss of these models by about half a percent, and double quantization adds nothing that can be seen:
-# {04.free.shown} of NF4's rise. The two share their indices, so their roundings go up and down together, and this
+# {04.free.shown} of NF4's rise. The two share their indices, so this
 # difference is known far better than the others.
 #
 # Whether the fitted code helps is open. Its intervals are several times as wide as the effect that its squared error
-# lets one expect; three bases and twelve orders are too few for it.
+# lets one expect; three bases, with nearly one rounding each in large blocks, are
+# too few.
 
 # %% [markdown]
 # ## Exercises
