@@ -315,12 +315,14 @@ results.record(kept=kept)
 # Here the hazard shows, and it is smaller than the error made us fear. At 0.003 the error is near one half, and
 # {03.hazard.shown} is left. The projection is 0.93; the difference of the two is about 0.02 in the mean, and its
 # interval reaches past our margin of 0.03, so that they are equal is not settled. One minus the error, 0.54, is far
-# off. What is lost are the entries below half a gap, which did not arrive; the noise cancels. At 0.001 half of the gain
-# is lost, at 0.0003 four fifths, but such an update had gained little. From 0.01 on a merge loses nothing that could be
-# seen.
+# off. Most of what is lost are the entries below half a gap, which did not arrive. Not all: the share lies a little
+# below the projection in every line where something is lost, so the noise does not quite cancel. At 0.001 half of the
+# gain is lost, at 0.0003 four fifths, but such an update had gained little. From 0.01 on a merge loses nothing that
+# could be seen.
 #
 # **Round once.** In the merge above the product and the sum were wide, and only the result was rounded. Do everything
-# in bfloat16, and the product, the scaling and the sum are each rounded. The code looks the same:
+# in bfloat16, and the product and the sum are each rounded. (The scaling is 8 here, which costs nothing.) The code
+# looks the same:
 
 # %%
 half = copy.deepcopy(one).to(torch.bfloat16)
@@ -332,8 +334,8 @@ for name, there in (("rounded once (the package)", once), ("rounded at every ste
     print(f"{name}: relative error of the update {((there - exactly).norm() / exactly.norm()).item():.4f}")
 
 # %% [markdown]
-# The second costs a little more. Its roundings of the product and of the scaling are relative to the update, about
-# 0.002 at any size, so they matter least where the update is small and the last rounding is large.
+# The second costs a little more. Its rounding of the product is relative to the update, about 0.002 at any
+# size, so it matters least where the update is small and the last rounding is large.
 #
 # ## Latency
 #
@@ -460,9 +462,9 @@ results.figure(
 
 # %% [markdown] rests_on="03.no_latency=reproduced, 03.bottleneck=not settled"
 # "No latency" is true of LoRA after the merge, and only then, as it must be: the merged model has the base's layers.
-# Unmerged, our adapter costs 18 to 34 %, more than the bottleneck, which costs 16 % at batch 1 and 9 % at batch 64.
-# Does the bottleneck's price fall with the batch? It leans to fall, down to batch 4 and no further, and how far is not
-# settled. Why the unmerged adapter costs most at batch 64 we do not know.
+# Unmerged, our adapter costs 16 to 32 %, more than the bottleneck, which costs 15 % at batch 1 and 8 % at batch 64.
+# Both prices fall with the batch, the bottleneck's down to batch 16 and no further. That it falls to less than half,
+# our line, is not settled; the published fall is to a tenth.
 #
 # An unmerged adapter is two small products for *every* adapted layer, a bottleneck is two for each half of a block. At
 # equal parameters both do the same number of multiplications, but the unmerged LoRA does them in more and thinner

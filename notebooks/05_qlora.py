@@ -324,7 +324,7 @@ results.figure(
     "one nearer to zero, the 16-bit base.",
 )
 
-# %% [markdown] rests_on="05.recovers=not reproduced, 05.loftq_NF4=reproduced, 05.loftq_NF2=not settled, 05.knows_the_error=holds"
+# %% [markdown] rests_on="05.recovers=not reproduced, 05.loftq_NF2=not settled, 05.knows_the_error=holds"
 # **Recovered?** About half of NF4's gap is closed, and {05.recovers.shown} nats stay open, by a line of a tenth of the
 # gap. The paper counts scores of tasks, which move less than a loss; and its models train longer. At 2 bits the gap is
 # 150 times as large, nine tenths of it are closed, and what stays open is 30 times as much as at 4 bits.

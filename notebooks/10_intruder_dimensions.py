@@ -102,8 +102,9 @@ results.figure(
     "toy",
     "Each dot is one of the ten leading vectors of W0 + λ v vᵀ. Below the dashed line it counts as an intruder; the "
     "band is what two random bases give.",
-    alt="Dots of likeness over lambda. When lambda passes the tenth singular value a dot drops out of the crowd "
-    "near one, half way at first; as lambda grows it reaches the band of chance and becomes the leading vector.",
+    alt="Dots of likeness over lambda. Around the tenth singular value, and already below it, dots drop out of the "
+    "crowd near one, half way at first; as lambda grows one reaches the band of chance and becomes the leading "
+    "vector.",
 )
 
 # %% [markdown]
@@ -112,15 +113,15 @@ results.figure(
 # band of chance. At width 128 nearly every random direction falls below 0.5, so the count can tell something; in a much
 # narrower model everything is somewhat alike.
 #
-# **So the toy predicts**: an update makes an intruder among the ten where its own largest singular value passes
-# `σ10(W0)`, and a *leading* one where it passes `σ1(W0)`. Nothing in that asks for training. Keep it in mind.
+# **So the toy predicts**: a *leading* intruder comes where the update's largest singular value passes `σ1(W0)`. For the
+# ten it gives no such line: near `σ10` old vectors mix, and a count there can begin below it and end again. Nothing in
+# that asks for training. Keep it in mind.
 #
 # ## The null: an update that has learnt nothing
 #
-# Two random bases are not the right chance. A trained weight is the old one *plus* something. The fair null shares
-# everything with the trained `ΔW` but what was learnt: the same singular values (so the same rank, size and stable
-# rank), and random singular vectors. `random_update_like` draws it. Whatever we count on a trained weight, we count on
-# `W0 +` that too.
+# Two random bases are not the right chance. A trained weight is the old one *plus* something. The fair null shares with
+# the trained `ΔW` its singular values (so its rank, size and stable rank), and nothing of its directions.
+# `random_update_like` draws it. Whatever we count on a trained weight, we count on `W0 +` that too.
 #
 # ## What would count
 #
@@ -340,20 +341,20 @@ results.figure(
 # %% [markdown] rests_on="10.beyond_full_far=not settled, 10.beyond_rank_4_far=does not hold, 10.alpha=not reproduced"
 # LoRA's weights do have intruders: rank 4 makes three to four of ten, about as many as it has directions, and rank 1
 # about one. But random updates with the same singular values make as many, on both tasks. So at ranks 1 and 4 the count
-# tells how *large* an update of few directions is, and nothing about what was learnt. That is why the published
-# sentence stays not settled here, although the counts alone would pass.
+# follows from the singular values of the update; which directions were learnt does not show in it. LoRA's half of the
+# published sentence passes by chance. The half about full fine-tuning does not pass: on rot13 it has 1.4 intruders a
+# matrix, on the near task 0.4, across our line.
 #
-# Full fine-tuning is the one whose count is not chance's in the mean, and it goes the other way than the paper's: on
-# rot13 it has some, and more than twice its null's. Its bases differ so much that the row is not settled. In the
-# paper's words a change of domain as large as ours is where the methods look alike, so this does not contradict it. On
-# the near task, closer to the paper's, full fine-tuning has a third of an intruder a matrix, LoRA at ranks 4 and 16
-# seven to ten times as many.
+# At rank 16, rank 64 and in full fine-tuning the trained count is above its null's in the mean on both tasks, most in
+# full fine-tuning on rot13, by 0.8 of ten; whether by more than one in four matrices is settled for none of them. Our
+# far task is of the kind where the paper, too, finds the methods alike (appendix I).
 #
-# Three more that chance passes too. *A larger rate* makes more intruders, and makes a larger update; random ones of
-# that size have as many more. *The leading vector* is an intruder in most matrices under LoRA at low ranks, and in few
-# under full fine-tuning; the nulls keep most of that gap. *Alpha*: here 2r, the
-# larger one, makes more than a fixed 32, and so do its random twins. The paper compares 2r with a fixed 8 and finds the
-# opposite. Our rates are each alpha's own best.
+# Two more that chance passes. *A larger rate* makes more intruders, and makes a larger update; random ones of that size
+# have as many more. *The leading vector*: the nulls keep 0.51 of the gap of 0.73. The rest is that full fine-tuning's
+# leading vectors are intruders less often than its null's.
+#
+# *Alpha* comes out against the sentence: 2r makes more than a fixed 32, by 0.6, as do its random twins. The paper's
+# fixed value is 8 and the rates are each alpha's own best here, so this is not quite its comparison.
 #
 # ## At one size
 #
@@ -489,21 +490,23 @@ spread.measure(
 # product of rank 64.)
 #
 # **At one size** rank 16 does not make more than full fine-tuning; full makes about five of ten, the most of all. Its
-# random twins make nearly four: many directions share the size, and each need only pass `σ10(W0)`. So what protects
-# full fine-tuning at the same loss is that its update is *smaller*, less than half of rank 4's.
+# random twins make nearly four: most of these are mixtures of old vectors, as the noise of the first cell made them. At
+# the same loss full fine-tuning's update is the smallest, 0.27 of `‖W0‖` on rot13 where LoRA's are 0.37 to 0.86. That
+# goes with its lower count there.
 #
 # **What predicts** a leading intruder is `σ1(ΔW)` above `σ1(W0)`, as in the toy: it tells more than nine matrices of
 # ten rightly, and the predictions dealt anew within a method do clearly worse. It tells the random updates' intruders
 # as well as the trained ones'.
 #
-# **The conventions matter.** At `ε` of 0.4 and less, trained updates make as many as random ones or fewer; at 0.6 and
-# more, or at `k` = 20, they make more, in all three methods of the picture. So learning leaves its mark in mild changes
-# of many vectors rather than in a few that are like nothing before.
+# **The conventions matter.** At `ε` = 0.3 all three trained methods of the picture make as many as random ones or
+# fewer; at 0.6 and more, or at `k` = 20, all make more (means over bases). So that ranks 1 and 4 are at chance holds at
+# 0.5, and not at 0.8.
 #
-# **Where they are.** Full fine-tuning's sit in `o_proj` and `down_proj`, the two that write into the residual stream.
-# Rank 4's are everywhere. **Effective rank.** Full fine-tuning's updates spread over about 80 directions, rank 64's
-# over 20 to 30. A dense random matrix lies as far above a random product, so the difference of the two numbers is no
-# evidence. LoRA's own number is: it has 64 directions and uses less than half of them.
+# **Where they are.** Two thirds of full fine-tuning's are in `o_proj` and `down_proj`, the two that write into the
+# residual stream; rank 4's are everywhere. (No null stands beside this table.) **Effective rank.** Full fine-tuning's
+# updates spread over about 80 directions, rank 64's over 20 to 30. A dense random matrix lies as far above a random
+# product, so the difference of the two numbers is no evidence. LoRA's own number is: it has 64 directions and uses less
+# than half of them.
 #
 # ## Amplification
 #
