@@ -200,7 +200,7 @@ tails.measure(
 # Now quantize every linear layer and measure the loss on English that no training saw. Nothing is trained afterwards.
 # Differences are small, so their noise matters. Which weights share a block is an accident: put the columns of a
 # matrix in another order, quantize, and put them back. It is the same code with other rounding errors. We take the
-# mean over eight orders, the same ones for all codes.
+# mean over eight orders, the same ones for all codes (further down, where outliers are made, over three).
 #
 # The published order has three steps, and NF4 against the two others makes five comparisons. They are named here, and
 # no others are picked later. Each has a 95 % interval of its own, so one in twenty may err. The unit is what NF4
@@ -402,7 +402,7 @@ results.figure(
 # does not look uphill. And noise of NF4's size does what NF4 does: what counts is how large the error is.
 #
 # The exponent is a little above 2, by {A1.square.shown}, and the interval crosses the line at 0.25. From NF4 the
-# square foretells E2M1 and int4 well, and lies at the lower end of NF3's interval, whose error is twice as large. So
+# square foretells E2M1 and int4 well, and lies just below NF3's interval, whose error is twice as large. So
 # for codes whose errors are alike, the square is a good guide. For coarse ones it may promise too little harm: the
 # Taylor series has further terms.
 
@@ -412,11 +412,12 @@ results.figure(
 # In the paper's table E3M0 is the better of the two floats. The models there are larger. Would *this* model rank the
 # codes so if its weights had outliers?
 #
-# We can give it some *without changing what it computes*. A matrix reads channels, each with one of its columns.
-# Divide a channel by 10 and multiply its column by 10, and the product is the same. In each layer of the Llama,
-# attention and MLP begin with a normalization that multiplies every channel by a learnt *gain*. So divide a gain, and
-# multiply the column of the matrices that read it. One channel in every 64, so that every block of 64 weights has one.
-# (`o_proj` and `down_proj` follow no normalization and stay.)
+# We can give it some *without changing what it computes*. A matrix reads channels, each with one of its columns. Divide
+# a channel by 10 and multiply its column by 10, and the product is the same. In each layer of the Llama, attention and
+# MLP begin with a normalization that multiplies every channel by a learnt *gain*. So divide a gain, and multiply the
+# column of the matrices that read it. One channel in every 64, so that a block of 64 weights has one on average. (The
+# orders below move them: often two share a block, and its neighbour has none.) (`o_proj` and `down_proj` follow no
+# normalization and stay.)
 
 
 # %%
