@@ -98,7 +98,9 @@ def check_delta(delta) -> str:
     own = mixed.diagonal().square().sum() > 0.999 * delta.square().sum()
     sizes = torch.linalg.svdvals(W0 + delta)
     if own and (sizes[:-1] - sizes[1:]).min() < 1e-6 * sizes[0]:
-        return not_yet(f"intruders at {made}: it makes singular values equal, and then their vectors can be any mixture")  # noqa: E501
+        return not_yet(
+            f"intruders at {made}: it makes singular values equal, and then their vectors can be any mixture"
+        )  # noqa: E501
     return not_yet(f"intruders at {made}: use the vectors that W0 has, u_i with its own v_i")
 
 
