@@ -444,7 +444,7 @@ results.figure(
 # point.
 #
 # Why is even the first row not at 6.25 % everywhere? A value goes to its *nearest* level, so bins end half way between
-# two levels, and not where slices of equal probability end. And eight levels share one half of the bell, seven the
+# two levels. And eight levels share one half of the bell, seven the
 # other. In blocks, bins get wider away from zero and values get rarer, and the second wins. Nearly half of what the
 # two end bins hold in blocks of 64 is the absmax of each block itself, one value in 64.
 #
