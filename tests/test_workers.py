@@ -14,6 +14,7 @@ from test_tasks import made_up_text, use_made_up_text
 
 from lora_from_scratch import AdapterConfig
 from lora_from_scratch.lab import chain, corpus, train, watch, workers
+from lora_from_scratch.lab.again import second_time
 from lora_from_scratch.lab.finetune import Run, carry_out
 from lora_from_scratch.lab.llama import LlamaConfig
 from lora_from_scratch.lab.presets import PRESETS, Preset
@@ -79,6 +80,17 @@ def test_results_are_in_the_order_of_the_runs_and_do_not_depend_on_the_workers(b
     assert list(map(numbers, one)) == list(map(numbers, two))
     assert two == [carry_out(run, SMALL) for run in RUNS]
     assert len({result["task_loss"] for result in two}) == len(RUNS), "the runs can be told apart"
+
+
+def test_a_second_time_is_another_training_of_the_same_base(build):
+    run = Run(adapter=ADAPTER, lr=1e-2, keep=True)
+    first = carry_out_all([replace(run, seed=seed) for seed in (1, 2)], SMALL, 1)
+    second = second_time(run, SMALL)
+    assert len(second) == 2
+    for a, b in zip(first, second, strict=True):
+        frozen = [name for name in a["state"] if name.endswith("base.weight") or "embed" in name]
+        assert frozen and all((a["state"][name] == b["state"][name]).all() for name in frozen)
+        assert a["losses"] != b["losses"] and a["task_loss"] != b["task_loss"]
 
 
 def test_other_work_can_be_done_with_every_run(build):
