@@ -548,7 +548,7 @@ results.figure(
 # it.) So what DoRA gains here is about what its additional parameters would buy LoRA.
 #
 # Where it does differ is *beyond* the best rate. Two grid steps above LoRA's best, LoRA has lost most of what it had
-# learnt and DoRA much less: it is {09.safer.shown} nats apart. Who cannot tune a rate may count that as a gain.
+# learnt and DoRA much less: DoRA minus LoRA is {09.safer.shown} nats. Who cannot tune a rate may count that as a gain.
 #
 # How sure? An advantage of 0.01 nats would be seen in most of these comparisons. The paper's models are thirty times as
 # wide, where magnitudes are nearly free, and its scores are accuracies of chosen answers: they can move by points where

@@ -542,8 +542,8 @@ amplified.measure(*(stats.interval(values) for values in factors[4]))
 # %% [markdown] rests_on="10.amplification=not settled"
 # A factor near ten, at rank 4. But a random update gets a *larger* one, because its directions have nothing to do with
 # `W0`: a learnt one leans towards what `W0` already emphasizes. At rank 64 both are 0.5. So a large factor shows that
-# an update is large and has few directions. The paper's table hints at it: through random directions only 0.02 of `W0`
-# is seen, through those of `ΔW` 0.32, so a random update's factor would be larger there too.
+# an update is large and has few directions. The paper's table 7 shows it too: through random directions only 0.02 of
+# `W0` is seen, through those of `ΔW` 0.32, so a random update's factor would be larger there as well.
 #
 # ## Exercises
 #
