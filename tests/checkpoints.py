@@ -8,7 +8,7 @@ import tokenizers
 import torch
 from safetensors.torch import save_file
 
-from lora_from_scratch.lab.checkpoint import IN_BLOCK, OUTSIDE
+from lora_from_scratch.lab.gguf_file import IN_BLOCK, OUTSIDE
 from lora_from_scratch.lab.llama import LlamaConfig, TinyLlama
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

