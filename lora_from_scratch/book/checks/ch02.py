@@ -41,12 +41,18 @@ def check_break_even(function) -> str:
         got.append(number(found))
     if None in got:
         return not_yet("give back one number")
-    if all(abs(rank - wanted) < 1e-9 for rank, wanted in zip(got, (2048, 819.2, 819.2), strict=True)):
+    near = lambda *wanted: all(abs(a - b) < 1e-6 * b for a, b in zip(got, wanted, strict=True))  # noqa: E731  float32 too
+    if near(2048, 819.2, 819.2):
         return RIGHT
     if got == [2048, 819, 819]:
-        return not_yet("the rank need not be whole here: divide with /, and not //")
-    if got in ([2048, 512, 512], [2048, 512, 2048], [2048, 2048, 512], [2048, 1280, 1280]):
+        return not_yet("the rank need not be whole here: divide with /, and not //, and do not round")
+    square = ((512, 512), (512, 2048), (2048, 512), (1280, 1280), (1024, 1024), (2048, 2048))
+    if any(near(2048, *rest) for rest in square):
         return not_yet("right for a square matrix, and not for 1024 × 4096: divide the product by the sum of the sides")
+    if near(1 / 2048, 1 / 819.2, 1 / 819.2):
+        return not_yet("that is one over the rank; the product goes above the line, the sum below")
+    if near(1024, 409.6, 409.6):
+        return not_yet("that is half of it: A and B have r · (d_in + d_out) numbers together, not twice as many")
     return not_yet("set r · (d_in + d_out) equal to d_in · d_out and solve for r")
 
 

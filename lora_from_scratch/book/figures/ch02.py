@@ -13,18 +13,19 @@ COLOURS = {"all linear": plots.BLACK, "attention": plots.RED, "MLP": plots.BLUE,
 
 
 def placement(tuned: Mapping[str, Mapping[str, Tuned]], against: str) -> Figure:
-    """A panel for each task: each arm's loss above that of the arm `against`, paired over seeds."""
-    fig, axes = plots.canvas(len(tuned), width=10.5, height=3.6)
+    """A panel for each task, on one scale: each placement above the one called `against` at its budget, paired."""
+    fig, axes = plots.canvas(len(tuned), width=10.5, height=3.2, sharex=True)
     for ax, (task, arms) in zip(axes, tuned.items(), strict=True):
-        labels = [label for label in arms if label != against]
+        labels = [label for label in arms if label.split(", ")[0] != against]
         for i, label in enumerate(reversed(labels)):
-            pair = (arms[name].values("task_loss") for name in (label, against))
+            place, budget = label.split(", ")
+            pair = (arms[name].values("task_loss") for name in (label, f"{against}, {budget}"))
             mean, half = stats.paired(*pair)
-            colour = COLOURS[label.split(", ")[0]]
-            ax.errorbar(mean, i, xerr=np.nan_to_num(half), color=colour, marker="o", capsize=3)
-        ax.axvline(0, color=COLOURS["MLP"], linewidth=1.2)
+            ax.errorbar(mean, i, xerr=np.nan_to_num(half), color=COLOURS[place], marker="o", capsize=3)
+        ax.axvline(0, color=COLOURS[against], linewidth=1.2)
         ax.set_yticks(range(len(labels)), list(reversed(labels)))
-        ax.set(xlabel=f"loss above {against} (nats a character)", title=task, ylim=(-0.6, len(labels) - 0.4))
+        ax.set(xlabel=f"loss above the {against} at that budget (nats a character)", title=task)
+        ax.set(ylim=(-0.6, len(labels) - 0.4))
     return fig
 
 
