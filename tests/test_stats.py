@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_from_scratch.book.stats import STUDENT_T, against_itself, interval, paired, shown, spearman, table
+from lora_from_scratch.book.stats import STUDENT_T, interval, paired, shown, spearman, table
 
 NUMBERS = st.floats(-100, 100)
 SAMPLES = st.lists(NUMBERS, min_size=2, max_size=10)
@@ -140,11 +140,3 @@ def test_spearman_s_correlation_is_that_of_the_places():
     for wrong in ([1.0], [1.0, 2.0, 3.0]):
         with pytest.raises(ValueError, match="two lists of one length"):
             spearman(wrong, [1.0, 2.0][: len(wrong)])
-
-
-def test_a_method_against_itself_scores_the_seeds_accidents():
-    """Its mean is that of the steps from seed to seed, (first - last) / (n - 1), and not 0 by construction."""
-    mean, half = against_itself([3.0, 1.0, 2.0])
-    assert mean == pytest.approx(0.5) and half == pytest.approx(STUDENT_T[0] * 1.5)
-    assert against_itself([3.0, 1.0])[0] == 2.0 and math.isnan(against_itself([3.0, 1.0])[1])
-    assert all(map(math.isnan, against_itself([3.0])))

@@ -29,14 +29,6 @@ def paired(first: Sequence[float], second: Sequence[float]) -> tuple[float, floa
     return interval([a - b for a, b in zip(first, second, strict=True)])
 
 
-def against_itself(values: Sequence[float]) -> tuple[float, float]:
-    """What chance scores where two methods are compared: each seed's value minus the next one's, (mean, half width).
-
-    Not in a circle: then the mean would be 0 whatever the values are. NaN for a single seed.
-    """
-    return interval([a - b for a, b in zip(values, values[1:], strict=False)]) if len(values) > 1 else (math.nan,) * 2
-
-
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:
     """The correlation of the places of two lists in their orders; equal values share their mean place.
 
