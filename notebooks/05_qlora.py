@@ -20,7 +20,6 @@
 # `a ± b` is a mean over seeds with its 95 % interval.
 
 # %%
-import functools
 from dataclasses import replace
 
 import numpy as np
@@ -30,7 +29,7 @@ from lora_from_scratch.analysis.spectra import low_rank_factors
 from lora_from_scratch.book import stats, tables
 from lora_from_scratch.book.figures import ch05 as figures
 from lora_from_scratch.book.results import Results
-from lora_from_scratch.book.verdicts import AtMost, Equal, Lower
+from lora_from_scratch.book.verdicts import AtMost, Equal, Higher, Lower
 from lora_from_scratch.inject import is_adapter
 from lora_from_scratch.lab import codes, tasks, train
 from lora_from_scratch.lab.controls import from_random_factors
@@ -39,6 +38,7 @@ from lora_from_scratch.lab.presets import preset
 from lora_from_scratch.lab.pretrain import pretrained
 from lora_from_scratch.lab.sweep import best_rate, bracketed, compare, next_rates
 from lora_from_scratch.lab.workers import carry_out_all
+from lora_from_scratch.targets import find_targets
 
 # %%
 size = preset()
@@ -52,8 +52,8 @@ config = AdapterConfig(rank=16, alpha=32)
 # The frozen weight `W` is kept as NF4 codes. To compute `h = W x` we must decode it. The backward pass of a linear
 # layer needs `W` again, to carry the gradient of the output back to its input. PyTorch would keep the decoded weight
 # from the forward pass until then. The way out is to decode again. That takes a function of our own, with its own
-# backward. What happens inside its `forward` is not recorded by autograd: nothing is saved but what we put on `ctx`,
-# and rounding, whose derivative is zero almost everywhere, is never differentiated.
+# backward. What happens inside its `forward` is not recorded by autograd: nothing is saved but what we put on `ctx`.
+# (Rounding happened before, once; no gradient passes through it.)
 
 # %%
 import torch
@@ -193,31 +193,38 @@ def share_in(lost, rank=16):
 
 
 # %%
-block = pretrained(size, 1).model.layers[0]
-weights = [block.mlp.up_proj.weight.detach(), block.self_attn.q_proj.weight.detach()]
-noise = [share_in(torch.randn(W.shape, generator=torch.Generator().manual_seed(i))) for W in weights for i in range(8)]
+linears = list(find_targets(pretrained(size, 1), "all-linear").values())
+shapes = {kind: [m for m in linears if (m.in_features == m.out_features) == (kind == "square")]
+          for kind in ("square", "oblong")}  # fmt: skip
+
+
+def lost_by(n, layer):
+    """What a code loses of a layer's weight, W - Q; `noise` of that shape for n = "noise"."""
+    W = layer.weight.detach()
+    if n == "noise":
+        return torch.randn(W.shape, generator=torch.Generator().manual_seed(linears.index(layer)))
+    packed = NF4Linear.from_linear(layer).weight if n == "NF4" else None
+    return W - (torch.from_numpy(codes.rounded(W.numpy(), codes.CODES[n])) if packed is None else packed)
+
+
+# %%
 rows = []
-for n in names[1:]:
-    held = [share_in(W - torch.from_numpy(codes.rounded(W.numpy(), codes.CODES[n]))) for W in weights]
-    given = [100 * a / b for a, b in zip(lead[n], gap[n], strict=True)]
-    losses = [stats.shown(values, 4) for values in (before[n, "B zero"], gap[n])]
-    rows.append([n, *losses, f"{stats.shown(given, 0)} %", f"{min(held):.0%}, {max(held):.0%}"])
-print(f"English; 16 bit stands at {stats.shown(before['16 bit', 'B zero'], 4)}; noise of that shape: "
-      f"{min(noise):.1%} to {max(noise):.1%} in rank 16 (8 draws of two shapes)")  # fmt: skip
-header = [
-    "base",
-    "English",
-    "its gap to 16 bit",
-    "of the gap the start gives back",
-    "of the error it holds (2 matrices)",
-]
-print(stats.table(header, rows))
+for n in (*names[1:], "noise"):
+    held = [[share_in(lost_by(n, layer)) for layer in shapes[kind]] for kind in shapes]
+    losses = ["", "", ""]
+    if n != "noise":
+        given = [100 * a / b for a, b in zip(lead[n], gap[n], strict=True)]
+        losses = [stats.shown(before[n, "B zero"], 4), stats.shown(gap[n], 4), f"{stats.shown(given, 0)} %"]
+    rows.append([n, *losses, *(f"{min(s):.0%} to {max(s):.0%}" for s in held)])
+print(f"English; 16 bit stands at {stats.shown(before['16 bit', 'B zero'], 4)}; W - Q: all layers of the first base")
+of_error = [f"of W - Q: {kind}" for kind in shapes]
+print(stats.table(["base", "English", "its gap to 16 bit", "of the gap the start gives back", *of_error], rows))
 results.record(gap=gap, lead=lead)
 
 # %% [markdown]
-# Compare what the start holds of the *error* with noise of the same shape, and with what it gives back of the *loss*.
-# Where the second is larger, either the loss grows faster than the square of the error, or the directions that it takes
-# are worse than others of their size. (The error is that of two matrices, the loss that of the whole model.)
+# Compare what the start holds of the *error* with noise of the same shape (the last line), and with what it gives back
+# of the *loss*. Where the second is larger, either the loss grows faster than the square of the error, or the
+# directions that it takes are worse than others of their size.
 #
 # ## Training over each base
 #
@@ -225,21 +232,28 @@ results.record(gap=gap, lead=lead)
 # and each start gets its own learning rate, from the same number of tries. The 16-bit base is the control.
 #
 # A start from what was lost does two things at once: it gives back a part, and its factors are *not zero*, so that `A`
-# and `B` both learn from the first step. So there is a control at 2 bits: random factors with the very same singular
-# values, taken off the frozen weight, so that the sum is what it was (`lab/controls.py`). It knows nothing of the
-# error.
+# and `B` both learn from the first step. So there is a control: random factors with the very same singular values,
+# taken off the frozen weight, so that the sum is what it was (`lab/controls.py`). It knows nothing of the error. From
+# a packed weight nothing can be taken off, so at 4 bits the control's base is an `nn.Linear` with NF4's levels, whose
+# absmax is quantized once.
+#
+# The lines of this section are drawn at a tenth of NF4's gap, which is known by now. (For the LoftQ rows an earlier
+# edition drew it at 0.0005 nats, with a reason that only the results could give. It was moved when they had been seen,
+# and so was "more than at 4 bits" added.)
 
 # %%
-tenth = round(stats.interval(gap["NF4"])[0] / 10, 5)
+tenth = max(1e-5, round(stats.interval(gap["NF4"])[0] / 10, 5))
+why = "a tenth of NF4's gap before training"
 recovers = results.claim(
     "recovers",
     says="training the adapter recovers what quantization lost: what NF4 still stands above 16 bit, both trained",
     source="arXiv 2305.14314v1, section 4",
     read="second hand",
     published="fully recovered",
-    test=AtMost(max(tenth, 1e-5), "a tenth of the gap before training"),
+    test=AtMost(tenth, why),
     scope={"task": "English"},
 )
+ends_lower = {"NF4": Lower(tenth, why), "NF2": {"lower": Lower(tenth, why), "more than at 4 bits": Higher(tenth, why)}}
 loftq = {
     n: results.claim(
         f"loftq_{n}",
@@ -247,17 +261,17 @@ loftq = {
         source="arXiv 2310.08659v4, abstract and section 4",
         read="abstract",
         published="better than QLoRA's start, most of all at 2 bits",
-        test=Lower(0.0005, "a hundredth of what NF2 leaves open"),
+        test=test,
         scope={"task": "English", "code": n},
     )
-    for n in ("NF4", "NF2")
+    for n, test in ends_lower.items()
 }
 
 # %%
 knows = results.finding(
     "knows_the_error",
     says="over NF2, starting from what was lost ends lower than starting from random factors of the same size",
-    test=Lower(0.0005, "as above"),
+    test=Lower(tenth, why),
     scope={"task": "English", "code": "NF2"},
 )
 
@@ -276,20 +290,35 @@ after = {label: t.values("task_loss") for label, t in english.items()}
 print(tables.comparison(english, against="16 bit", digits=4))
 
 # %%
-blind = functools.partial(replace, methods["NF2, SVD"])
-rates, tried = list(grid) if precise.budget else [english["NF2, SVD"].run.lr], {}
-while rates and len(tried) < 8:  # beyond an edge, as `compare` goes for the others
-    found = carry_out_all([blind(lr=rate, seed=0) for rate in rates], precise, work=from_random_factors)
-    tried |= {r: result["tune_loss"] for r, result in zip(rates, found, strict=True)}
-    rates = [] if len(tried) < 3 or bracketed(tried) else next_rates(tried)
-rate = best_rate(tried)
+codes.CODES["NF4, not packed"] = nf4.LEVELS  # known to this process alone, so its runs are carried out here
+codes.BASES = ("16 bit", *codes.CODES)
+blind = {"NF4": replace(methods["NF4, SVD"], base="NF4, not packed"), "NF2": methods["NF2, SVD"]}
+where = {"NF4": replace(precise, workers=1), "NF2": precise}
+
+
+def rates_of_chance(n):
+    """{rate: tuning loss} of the blind start, found as `compare` found those of the other arms, with as many tries."""
+    rates, tried = list(grid), {}
+    while rates and len(tried) < 8:
+        runs = [replace(blind[n], lr=rate, seed=0) for rate in rates]
+        found = carry_out_all(runs, where[n], work=from_random_factors)
+        tried |= {rate: result["tune_loss"] for rate, result in zip(rates, found, strict=True)}
+        more = len(english[f"{n}, SVD"].tried) - len(tried)
+        rates = next_rates(tried)[: max(1, more)] if more > 0 or not bracketed(tried) else []
+    return tried
+
 
 # %%
-control = carry_out_all([blind(lr=rate, seed=s) for s in seeds], precise, work=from_random_factors)
-after["NF2, chance"] = [result["task_loss"] for result in control]
-print(f"chance: rate {rate:.2g}; at the start {stats.shown([r['before'] for r in control], 4)}, after", end=" ")
-print(stats.shown(after["NF2, chance"], 4))
-results.record(after=after, chance_rate=rate)
+start_of_chance, chance_tried = {}, {}
+for n in blind:
+    chance_tried[n] = rates_of_chance(n) if precise.budget else {}
+    rate = best_rate(chance_tried[n]) if precise.budget else english[f"{n}, SVD"].run.lr
+    runs = [replace(blind[n], lr=rate, seed=s) for s in seeds]
+    control = carry_out_all(runs, where[n], work=from_random_factors)
+    after[f"{n}, chance"], start_of_chance[n] = ([r[key] for r in control] for key in ("task_loss", "before"))
+    shown = [stats.shown(losses, 4) for losses in (start_of_chance[n], after[f"{n}, chance"])]
+    print(f"{n}, chance: rate {rate:.2g} of {len(chance_tried[n])} tried; at the start {shown[0]}, after {shown[1]}")
+results.record(after=after, chance_tried={n: {f"{r:.4g}": v for r, v in of.items()} for n, of in chance_tried.items()})
 
 
 # %%
@@ -299,47 +328,63 @@ def won_back(label):
     return [1 - own / whole for own, whole in zip(left, gap[label.split(",")[0]], strict=True)]
 
 
-won = [label for label in after if label != "16 bit"]
+won = sorted((label for label in after if label != "16 bit"), key=lambda label: label[:3] != "NF4")
 open_ = {k: [a - b for a, b in zip(after[k], after["16 bit"], strict=True)] for k in won}
 rows = [[k, f"{stats.shown([100 * v for v in won_back(k)], 0)} %", stats.shown(open_[k], 4)] for k in won]
 print(stats.table(["base and start", "of its gap closed", "left open, nats"], rows))
 
 # %%
 recovers.measure(stats.interval(open_["NF4"]), chance=stats.interval(gap["NF4"]))
-blind_gain = stats.paired(after["NF2, chance"], after["NF2"])
-loftq["NF4"].measure(
-    stats.paired(after["NF4, SVD"], after["NF4"]), chance="the control needs an unpacked base: see NF2"
-)
-loftq["NF2"].measure(stats.paired(after["NF2, SVD"], after["NF2"]), chance=blind_gain)
+rises = {(n, k): [a - b for a, b in zip(after[f"{n}, {k}"], after[n], strict=True)]
+         for n in blind for k in ("SVD", "chance")}  # fmt: skip
+more = "more than at 4 bits"
+at_2 = {k: {"lower": stats.interval(rises["NF2", k]), more: stats.paired(rises["NF4", k], rises["NF2", k])}
+        for k in ("SVD", "chance")}  # fmt: skip
+loftq["NF4"].measure(stats.interval(rises["NF4", "SVD"]), chance=stats.interval(rises["NF4", "chance"]))
+loftq["NF2"].measure(at_2["SVD"], chance=at_2["chance"])
 knows.measure(stats.paired(after["NF2, SVD"], after["NF2, chance"]), chance="random factors are themselves the null")
 
 # %%
-start_above = {k: [g - (up if "SVD" in k else 0) for g, up in zip(gap[k[:3]], lead[k[:3]], strict=True)] for k in won}
+for n in blind:
+    share = [-100 * rise / left for rise, left in zip(rises[n, "SVD"], open_[n], strict=True)]
+    print(f"{n}: of what the start at zero leaves open, the SVD's closes {stats.shown(share, 0)} %")
+
+# %%
+starts = {k: before[k[:3], LOFTQ if "SVD" in k else "B zero"] for k in won} | {
+    f"{n}, chance": start_of_chance[n] for n in blind
+}
+start_above = {k: [a - b for a, b in zip(starts[k], before["16 bit", "B zero"], strict=True)] for k in won}
 results.figure(
     figures.english(start_above, {k: open_[k] for k in won}),
     "english",
-    "How far each line stands above the 16-bit base. Open: neither trained, with the start of that line. Full: both "
-    "trained, rank 16. Bars: 95 % intervals of the paired differences over bases.",
-    alt="Two panels, four bits and two bits, on scales of their own. Every line goes from an open mark to a full "
-    "one nearer to zero, the 16-bit base.",
+    "How far each line stands above the 16-bit base, on English. Open: neither trained, with the start of that line. "
+    "Full: both trained, rank 16. The start by chance begins where the start at zero does. Third panel: the full marks "
+    "of the second, alone. Bars: 95 % intervals of the paired differences over bases.",
+    alt="Three panels on scales of their own. Four bits and two bits: every line goes from an open mark to a full one "
+    "nearer to zero, the 16-bit base. Two bits after training: SVD ends lowest; zero and chance lie side by side.",
 )
 
-# %% [markdown] rests_on="05.recovers=not reproduced, 05.loftq_NF2=not settled, 05.knows_the_error=holds"
+# %% [markdown] rests_on="05.recovers=not reproduced"
 # **Recovered?** About half of NF4's gap is closed, and {05.recovers.shown} nats stay open, by a line of a tenth of the
-# gap. The paper counts scores of tasks, which move less than a loss; and its models train longer. At 2 bits the gap is
-# 150 times as large, nine tenths of it are closed, and what stays open is 30 times as much as at 4 bits.
+# gap. The paper counts scores of tasks, not a loss, and its models train longer; whether that is why, we did not test.
+# At 2 bits the gap is 150 times as large, nine tenths of it are closed, and what stays open is 30 times as much as at
+# 4 bits.
+
+# %% [markdown] rests_on="05.loftq_NF4=not settled, 05.loftq_NF2=not settled, 05.knows_the_error=holds"
+# **The start from what was lost** ends 0.0018 ± 0.0012 nats lower at 4 bits; whether by a tenth of the gap is not
+# settled. Random factors there gain nothing that we can see. At 2 bits they gain 0.002 ± 0.005 nats over the start at
+# zero, perhaps nothing; but the mean alone passes the line that we had drawn, so by our rule the claim is not settled.
+# The finding beside it asks better: the start that knows the error ends 0.033 nats below the start that knows nothing.
+# So nearly all of its gain of 0.036 is *what it knows*.
 #
-# **The start from what was lost** ends lower at 4 bits, by 0.0018 nats, with no control for its factors that are not
-# zero. At 2 bits there is one. Random factors of the same size gain 0.002 nats over the start at zero, and that alone
-# passes the line which we had drawn for the claim; so by our rule the claim as it stands is not settled. The finding
-# beside it asks better: the start that knows the error ends 0.033 nats below the start that knows nothing. So nearly
-# all of its gain of 0.036 is *what it knows*.
+# "Most of all at 2 bits" is open by the same rule. In nats the start gains most at 2 bits; of what was open, most at 4
+# (50 against 33 %).
 #
 # ## A new task
 #
 # Winning back a loss is one thing. What people use QLoRA for is teaching something new. So: rot13, as in chapter 01,
-# over a 16-bit base and over NF4. "As well" needs a margin, and NF4's gap before training is the effect that it must be
-# able to see: had the adapter lost just that, the test should say so. Predict the difference in nats before you look.
+# over a 16-bit base and over NF4. "As well" needs a margin. NF4's gap before training is the effect that it would have
+# to see; whether three bases can see it, the interval will tell. Predict the difference in nats before you look.
 
 # %%
 whole_gap = stats.interval(gap["NF4"])[0]
@@ -360,22 +405,28 @@ results.record_sweep("rot13", rot13)
 print(f"before training {stats.shown([measure_base('rot13', precise, s)['task_loss'] for s in seeds], 2)}")
 print(tables.comparison(rot13, against="16 bit", digits=4))
 itself = rot13["16 bit"].values("task_loss")
-as_good.measure(stats.paired(rot13["NF4"].values("task_loss"), itself), chance=stats.interval(gap["NF4"]))
+off = [a - b for a, b in zip(rot13["NF4"].values("task_loss"), itself, strict=True)]
+lost_all = [
+    x - stats.interval(off)[0] + g for x, g in zip(off, gap["NF4"], strict=True)
+]  # these runs, moved by the gap
+as_good.measure(stats.interval(off), chance=stats.interval(lost_all))
 
 # %% [markdown] rests_on="05.as_good=not settled"
-# (The null of this equality is an adapter that loses the whole gap. One far task: on a near one less is learnt, and the
-# gap weighs more.)
+# (The null of this equality is an adapter that loses the whole gap, with the scatter of these runs. One far task: on a
+# near one less is learnt, and the gap weighs more.)
 #
-# The difference is 0.004 nats in the mean, about half of the gap, and the three bases scatter ten times as far. Whether
-# an adapter over NF4 learns rot13 as well, to within so small a margin, these runs cannot tell. What they do say: it is
-# nowhere near the size of what LoRA learns, which is 3 nats.
+# The difference is 0.004 nats in the mean, about half of the gap, and its interval is ten times as wide to each side.
+# Whether an adapter over NF4 learns rot13 as well, to within so small a margin, these runs cannot tell, and could not
+# have told: at this scatter it would take some 60 bases. What they do say: the difference is nowhere near the size of
+# what LoRA learns, which is 3 nats.
 #
 # ## Merging over a 4-bit base
 #
 # Chapter 03 merged an adapter into its weight. Over NF4 there are two ways: into a *full-precision* layer,
 # `decode(codes) + s·B A`, exact up to rounding but no longer small; or *quantized again*, small, but then the update
 # goes through the rounding of 4 bits. Predict how much of it survives. And beside which base does an adapter belong:
-# may one that was trained over NF4 be put beside the original 16-bit weights, or the other way round?
+# may one that was trained over NF4 be put beside the original 16-bit weights, or the other way round? The null is a
+# *blind* move: `W − Q` is put on with a random sign for every entry. It is as large, and leads to no base at all.
 
 
 # %%
@@ -388,8 +439,20 @@ def adapted(seed, over="NF4", beside=None):
     return model
 
 
+@torch.no_grad()
+def moved_blindly(seed, over, draw):
+    """As `adapted`; each entry of its base moved as far as from NF4 to 16 bit, by a random sign up or down."""
+    model, generator = adapted(seed, over, "16 bit"), torch.Generator().manual_seed(10 * seed + draw)
+    both = (filter(is_adapter, m.modules()) for m in (model, adapted(seed, over, "NF4")))
+    for layer, packed in zip(*both, strict=True):
+        W, Q = layer.base.weight, packed.base.weight
+        sign = 2 * torch.randint(2, W.shape, generator=generator) - 1
+        W.copy_((Q if over == "NF4" else W) + sign * (W - Q))
+    return model
+
+
 # %%
-ciphered = tasks.fixed_windows(tasks.task_ids("rot13", "held_out"), size.eval_windows, length)
+ciphered = tasks.fixed_windows(tasks.task_ids("rot13", "held_out"), 2 * precise.eval_windows, length)[1::2]
 ways = {
     "beside its NF4 base": adapted,
     "merged, float32": lambda s: merge_adapters(adapted(s)),
@@ -400,53 +463,67 @@ ways = {
     "trained over 16 bit, put beside NF4": lambda s: adapted(s, "16 bit", "NF4"),
 }
 ends = {name: [train.evaluate(make(s), ciphered) for s in seeds] for name, make in ways.items()}
+for over in ("NF4", "16 bit"):  # the mean of four draws
+    losses = [[train.evaluate(moved_blindly(s, over, draw), ciphered) for draw in range(4)] for s in seeds]
+    ends[f"trained over {over}, beside a blind move"] = [sum(of) / len(of) for of in losses]
 
 # %%
-own = {name: "trained over 16 bit, beside it" if "16 bit, " in name else "beside its NF4 base" for name in ways}
-off = {name: [a - b for a, b in zip(ends[name], ends[own[name]], strict=True)] for name in ways}
-print(
-    stats.table(
-        ["model", "rot13", "above its own base"], [[n, stats.shown(ends[n], 4), stats.shown(off[n], 4)] for n in ways]
-    )
-)
+own = {name: "trained over 16 bit, beside it" if "16 bit, " in name else "beside its NF4 base" for name in ends}
+above = {name: [a - b for a, b in zip(ends[name], ends[own[name]], strict=True)] for name in ends}
+rows = [[name, stats.shown(ends[name], 4), stats.shown(above[name], 4)] for name in ends]
+print(stats.table(["model", "rot13", "above its own base"], rows))
 
 # %%
-moved = results.finding(
+together = results.finding(
     "keep_together",
     says="an adapter trained over NF4 does better beside NF4 than beside the more precise 16-bit base",
-    test=Lower(0.0005, "a twentieth of NF4's gap"),
+    test=Lower(tenth, why),
     scope={"task": "rot13"},
 )
-moved.measure(
-    tuple(-v if i == 0 else v for i, v in enumerate(stats.interval(off["trained over NF4, put beside 16 bit"]))),
-    chance=0.0,
+its_own = ends["beside its NF4 base"]
+together.measure(
+    stats.paired(its_own, ends["trained over NF4, put beside 16 bit"]),
+    chance=stats.paired(its_own, ends["trained over NF4, beside a blind move"]),
 )
 results.record(merges=ends)
+
+
+# %%
+def quantized_again(layer, factor):
+    """Of factor · ΔW in 4 bits: its error, its length along ΔW, its cosine; the share of entries below half a step."""
+    old, learnt, linear = layer.base.weight, factor * layer.delta_weight().detach(), layer.merge()
+    linear.weight = nn.Parameter(old + learnt)
+    left = NF4Linear.from_linear(linear).weight.detach() - old  # what is left of the update in 4 bits
+    norm, along = learnt.norm(), (left * learnt).sum()
+    scale = old.reshape(-1, 64).abs().amax(1, keepdim=True)  # (blocks, 1)
+    midpoints = torch.from_numpy((nf4.LEVELS[1:] + nf4.LEVELS[:-1]) / 2)
+    level, new = (torch.bucketize(W.detach().reshape(-1, 64) / scale, midpoints) for W in (old, old + learnt))
+    below = (level == new).float().mean()
+    return [v.item() for v in ((left - learnt).norm() / norm, along / norm**2, along / norm / left.norm(), below)]
+
 
 # %%
 rows = []
 for factor in (1.0, 0.3, 0.1, 0.03):
-    errors, kept = [], []
-    for layer in filter(is_adapter, adapted(1).modules()):
-        old, learnt, linear = layer.base.weight, factor * layer.delta_weight().detach(), layer.merge()
-        linear.weight = nn.Parameter(old + learnt)
-        left = NF4Linear.from_linear(linear).weight - old  # what is left of the update in 4 bits
-        errors.append(((left - learnt).norm() / learnt.norm()).item())
-        kept.append(((left * learnt).sum() / learnt.square().sum()).item())
-    rows.append(
-        [factor, f"{np.median(errors):.0%}", f"{min(errors):.0%} to {max(errors):.0%}", f"{np.median(kept):.0%}"]
-    )
-print("the update of each adapted layer, scaled, after quantizing again (first seed)")
-print(stats.table(["ΔW times", "median error", "over the layers", "of ΔW arrives, median"], rows))
+    of = np.array([quantized_again(layer, factor) for layer in filter(is_adapter, adapted(1).modules())])  # (layers, 4)
+    error, length_kept, cosine, below = np.median(of, axis=0)
+    spread = f"{of[:, 0].min():.0%} to {of[:, 0].max():.0%}"
+    rows.append([factor, f"{error:.0%}", spread, f"{length_kept:.0%}", f"{cosine:.2f}", f"{below:.1%}"])
+print("the update of each adapted layer, scaled, after quantizing again (first base; medians over the layers)")
+print(
+    stats.table(["ΔW times", "error", "over the layers", "of ΔW arrives", "cosine", "entries below half a step"], rows)
+)
 
-# %% [markdown] rests_on="05.keep_together=holds"
+# %% [markdown] rests_on="05.keep_together=not settled"
 # Merged into full precision nothing is lost, in bfloat16 neither. Quantized again, the model loses 0.013 nats: an
-# update of this size goes through with an error of a sixth, and all of its direction. An update a tenth as large
-# arrives at two thirds, and one of three hundredths hardly at all, because most of its entries are smaller than half a
-# step.
+# update of this size goes through with an error of a sixth, and at its full length along itself (first base). An update
+# a tenth as large arrives at two thirds, and one of three hundredths hardly at all: by then nearly no entry reaches
+# half a step. (Errors above 100 %: a block's scale follows its largest weight, so weights with the same code move too.)
 #
-# An adapter belongs to the base that it was trained beside, even if the other one is the more precise: it has learnt to
-# make up for that base's errors too.
+# An adapter belongs to the base that it was trained beside, even if the other one is the more precise: there the more
+# precise base costs as much as a blind move of that size. So this does not show that the adapter has learnt to make up
+# for the errors of NF4, and the row is not settled. (An earlier edition, on fewer windows, held it against zero, where
+# it passed.)
 #
 # ## Exercises
 #
@@ -528,7 +605,7 @@ print(check.check_rounds(my_rounds))
 #     return errors
 # ```
 #
-# Each half of a round is the best answer to the other one only for the SVD. Rounding to the nearest level is the
+# Only the SVD is always the best answer to the other half. Rounding to the nearest level is the
 # best `Q` for a fixed absmax, but the absmax of each block follows the largest entry, which changes. So the error
 # usually falls at first, and nothing says that it must go on falling.
 #

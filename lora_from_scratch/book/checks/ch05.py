@@ -22,6 +22,8 @@ def gradients(grad: Tensor, W: Tensor, A: Tensor, B: Tensor, s: float) -> dict[s
         "that is the forward product; backward goes through each matrix the other way": grad @ W.T
         + s * (grad @ A.T) @ B.T,
         "that is the forward product, and the adapter's part is missing": grad @ W.T,
+        "the adapter's part goes the forward way; backward takes (grad @ B) @ A": base + s * (grad @ A.T) @ B.T,
+        "W is transposed, and the scaling of the adapter's part is missing": grad @ W.T + through,
         "the adapter's part is taken off; it is added": base - s * through,
     }
 
@@ -81,7 +83,7 @@ def check_start(function) -> str:
     if problem:
         return f"{problem} Hint: low_rank_factors(M, layer.rank) gives (B, A), and M is what rounding lost."
     if found is None:
-        return STUB
+        return not_yet("the layer is set; now return the pair (A, B) too") if layer.B.any() else STUB
     pair = pair_of(found)
     if isinstance(pair, str):
         return not_yet(pair)
@@ -106,10 +108,17 @@ def start_mistake(product: Tensor, W: Tensor, kept: Tensor, s: float) -> str:
         elif abs(length * s - 1) < 1e-3:
             size = "layer.scaling is divided out twice: of A or of B, not of both"
         else:
-            size = "" if abs(length - 1) < 1e-3 else f"s · B A points the right way, and is {length:.3g} times too long"
+            size = (
+                ""
+                if abs(length - 1) < 1e-3
+                else f"s · B A points the right way, and is {length:.3g} times as long as it should be"
+            )
         return not_yet("; and ".join(filter(None, (sign, size)))) if sign or size else RIGHT
     if max(abs(other), abs(rounded_one)) > 0.99:
         return not_yet("that is the best part of W itself; take it of what was lost, W - layer.base.weight")
+    for rank in range(1, 8):
+        if same(s * product, torch.matmul(*low_rank_factors(W - kept, rank)), 1e-5):
+            return not_yet(f"that is the best part of rank {rank}; the layer has room for layer.rank = 8")
     return not_yet("s · B A should be the best rank-8 part of W - layer.base.weight")
 
 
@@ -119,11 +128,12 @@ def errors_of(W: Tensor, levels, rank: int, rounds: int, slip: str = "") -> list
     for i in range(rounds):
         if slip != "rounded once" or i == 0:
             Q = torch.from_numpy(rounded((W - L).numpy(), levels))
-        lost = {"of W": W, "less L": W - L - Q}.get(slip, W - Q)
-        before = (W - Q).norm().item()
-        L = torch.matmul(*low_rank_factors(lost, rank))
+        lost = {"of W": W, "less L": W - L - Q, "piled up": W - L - Q}.get(slip, W - Q)
+        before, old = (W - Q).norm().item(), (W - Q - L).norm().item()
+        L = torch.matmul(*low_rank_factors(lost, rank)) + (L if slip == "piled up" else 0)
         error = (W - Q - L).norm().item()
         kinds = {"squared": error**2, "relative": error / W.norm().item(), "before": before, "mean": error / W.numel()}
+        kinds |= {"old L": old, "spectral": torch.linalg.matrix_norm(W - Q - L, 2).item()}
         errors.append(kinds.get(slip, error))
     return errors
 
@@ -133,6 +143,9 @@ SLIPS = {
     "relative": "that is relative to |W|; give the norm of W - Q - L itself",
     "mean": "that is divided by the number of weights; give the norm itself",
     "before": "that is |W - Q|, before the low-rank part; take L off too",
+    "old L": "that is the error before the new L: take the SVD first, then the norm of W - Q - L",
+    "spectral": "that is the largest singular value; take the Frobenius norm, torch.Tensor.norm()",
+    "piled up": "L grows by rank 8 in every round; take it anew each time, the best part of W - Q",
     "of W": "the low-rank part is taken of W; take it of what rounding lost, W - Q",
     "less L": "from the second round on, take L of W - Q, and not of W - L - Q",
     "rounded once": "Q never changes after the first round: each rounds W - L, with the L of the one before",
