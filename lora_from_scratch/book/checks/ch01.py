@@ -8,38 +8,48 @@ from lora_from_scratch.book.checks.common import RIGHT, STUB, call, not_yet, num
 
 
 def _layer(d_in: int, d_out: int, rank: int, alpha: float, seed: int) -> tuple[LoRALinear, torch.Tensor]:
-    """A layer in float64 with B ≠ 0, and inputs (3, d_in)."""
+    """A layer in float64 with B ≠ 0, and inputs (2, 3, d_in)."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         layer = LoRALinear(nn.Linear(d_in, d_out).double(), rank, alpha)
         nn.init.normal_(layer.B)
-        return layer, torch.randn(3, d_in, dtype=torch.float64)
+        return layer, torch.randn(2, 3, d_in, dtype=torch.float64)
+
+
+def _of_shapes(problem: str) -> bool:
+    """Whether what a reader's function raised speaks of shapes."""
+    return any(word in problem for word in ("shape", "size", "mismatch", "same dimension"))
 
 
 def check_forward(function) -> str:
     """The reader's forward of (x, base, A, B, alpha, rank), on a square layer, where a wrong transpose still fits."""
-    layer, x = _layer(6, 6, rank=2, alpha=8, seed=5)
+    layer, x = _layer(6, 6, rank=2, alpha=6, seed=5)
+    layer.requires_grad_(False)  # so that NumPy takes A and B as they are
     found, problem = call(function, x, layer.base, layer.A, layer.B, layer.alpha, layer.rank)
-    if "RuntimeError" in problem:
+    if _of_shapes(problem):
         return not_yet("the shapes do not fit: x has batch dimensions in front, so x @ A.T, not A @ x")
     if problem or found is None:
         return problem or STUB
     got = tensor(found)
-    old, update = layer.base(x).detach(), (layer(x) - layer.base(x)).detach()
+    old, update = layer.base(x), layer(x) - layer.base(x)
     if got is None or got.shape != old.shape:
         return not_yet(f"give back the output, of shape {tuple(old.shape)}")
-    A, B, s = layer.A.detach(), layer.B.detach(), layer.scaling
+    A, B, W, s = layer.A, layer.B, layer.base.weight, layer.scaling
     if same(got, old + update):
         return RIGHT
     mistakes = {
         "alpha is not divided by the rank": old + layer.rank * update,
         "the scaling is upside down: alpha / rank, not rank / alpha": old + update / s / s,
         "alpha is divided by the root of the rank: that is rsLoRA": old + layer.rank**0.5 * update,
+        "alpha is multiplied by the rank, and should be divided by it": old + layer.rank**2 * update,
         "the scaling is missing": old + update / s,
+        "alpha is missing: the scaling is alpha / rank": old + update / layer.alpha,
+        "the scaling stands twice": old + s * update,
         "the base's output is missing": update,
         "the base's output is scaled too": s * old + update,
-        "the base's bias is missing": old - layer.bias.detach() + update,
-        "A and B are exchanged: x meets A first": old + s * (x @ B) @ A,
+        "the base's bias is missing": old - layer.bias + update,
+        "A and B are exchanged, or not transposed: x @ A.T first, then @ B.T": old + s * (x @ B) @ A,
+        "the base's weight is not transposed: base(x) does it": old - x @ (W.T - W) + update,
         "the update is subtracted": old - update,
     }
     for words, wrong in mistakes.items():
@@ -69,13 +79,14 @@ def check_count(answer) -> str:
 def check_first_update(function) -> str:
     """The reader's ΔW of (lr, s, G, A) after one step of gradient descent from B = 0."""
     layer, x = _layer(7, 5, rank=3, alpha=6, seed=6)
+    x = x.flatten(0, 1)
     nn.init.zeros_(layer.B)
     y = layer(x)
     y.square().sum().backward()
     G, A = (2 * y).T.detach() @ x, layer.A.detach().clone()  # G: the gradient that a full weight would get
     torch.optim.SGD(layer.parameters(), lr=0.01).step()
     found, problem = call(function, 0.01, layer.scaling, G, A)
-    if "RuntimeError" in problem:
+    if _of_shapes(problem):
         return not_yet("the shapes do not fit: ΔW is (d_out, d_in), the new B (d_out, r) times A")
     if problem or found is None:
         return problem or STUB
@@ -91,7 +102,9 @@ def check_first_update(function) -> str:
         "the sign, and one scaling: s stands in the gradient of B, and again in ΔW": -right / s,
         "the sign, and both scalings": -right / s**2,
         "the learning rate is missing": right / 0.01,
+        "the sign, and the learning rate": -right / 0.01,
         "that is full fine-tuning's step; here A stands in between": -0.01 * G,
+        "that is full fine-tuning's step, scaled; here A stands in between": -0.01 * s * G,
     }
     for words, wrong in mistakes.items():
         if same(got, wrong):

@@ -27,6 +27,8 @@ def check_scaling(function) -> str:
     got = {}
     for alpha, rank in ((8, 1), (3, 1), (8, 4), (8, 8), (8, 16), (3, 16), (8, 64)):
         found, problem = call(function, alpha, rank)
+        if "must be Tensor" in problem:
+            return not_yet("the rank is a plain number, and torch's functions want a tensor; math.sqrt takes it")
         if problem or found is None:
             return problem or STUB
         value = number(found)
@@ -43,8 +45,11 @@ def check_scaling(function) -> str:
         (lambda a, r: math.sqrt(a / r), "the root belongs to the rank alone, and not to alpha"),
         (lambda a, r: math.sqrt(a) / r, "the root belongs to the rank, and not to alpha"),
         (lambda a, r: a * math.sqrt(r), "you multiply by the root: the gradient grows like r"),
+        (lambda a, r: a * r, "you multiply by the rank, and the gradient grows with it as it is"),
         (lambda a, r: a / r**2, "you divide by the square of the rank; which power undoes √r?"),
         (lambda a, r: 1 / math.sqrt(r), "alpha is missing: at rank 1 the scaling is alpha itself"),
+        (lambda a, r: 1 / r, "alpha is missing, and 1/r is not what undoes √r"),
+        (lambda a, r: a**2 / math.sqrt(r), "alpha comes in once, without a square"),
     ]
     for rule, words in mistakes:
         if close(rule):
@@ -52,8 +57,10 @@ def check_scaling(function) -> str:
     for alpha in (8, 3):
         if abs(got[alpha, 1] - alpha) > 1e-9:
             return not_yet(f"at rank 1 and alpha {alpha} it is {got[alpha, 1]:g}, and should be alpha itself")
-    slope = slope_of(lambda a, r: got[a, r])
-    return not_yet(f"the gradient goes like the rank to the {slope:+.2f}; which power of the rank undoes √r?")
+    slope, wrong = slope_of(lambda a, r: got[a, r]), {r: got[8, r] * math.sqrt(r) / 8 for r in (4, 8, 16, 64)}
+    worst = max(wrong, key=lambda r: abs(math.log(wrong[r])))
+    off = f"at rank {worst} the gradient is {wrong[worst]:.3g} times as large as at rank 1"
+    return not_yet(f"{off}, and over all it goes like the rank to the {slope:+.2f}; which power of the rank undoes √r?")
 
 
 def check_alpha(answer) -> str:
@@ -91,6 +98,7 @@ def check_factors(answer) -> str:
         (16, 4): "your first number is for an input alone in its batch, s² r; here the terms are unrelated",
         (256, 16): "that is the scaling alone; the sum of r terms grows as well",
         (4, 4): "gradient descent carries s twice: once in the gradient and once in the layer",
+        (16, 16): "Adam carries one s of the two, so the factors differ; start from s alone",
         (64, 64): "Adam divides the gradient by its size, so one s is lost",
         (1024, 64): "the sum grows with the rank; you let it shrink",
     }
