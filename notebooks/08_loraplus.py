@@ -11,12 +11,13 @@
 #
 # **The published claims.** LoRA+ (Hayou, Ghosh and Yu, arXiv 2402.12354v2) gives `B` a learning rate that is λ times
 # that of `A`. The abstract reports results that are one to two percent better (scores of tasks) and training that is up
-# to twice as fast, at the same cost. The reason given (section 4, theorem 1) is about the width `n` of the network.
-# Under Adam, with one rate for both, learning cannot be *efficient*: of the two parts of the output's change, the one
-# through `A` and the one through `B`, one vanishes as `n` grows. It is efficient where the rate of `A` goes like `1/n`
-# and that of `B` does not fall. In its experiments λ = 16 is a good value for RoBERTa. For the start that we use (`B`
-# at zero), and for Llama, smaller ones are best (section 5). We know sections 4 and 5 from notes that quote them, not
-# from the text.
+# to twice as fast, at the same cost. The reason given (section 4, theorem 1) is about the width `n` of the network. A
+# step changes the layer's output `BA x` through `A`, by `B ΔA x`, and through `B`, by `ΔB A x`. Learning is called
+# *efficient* if both parts, at every step after the first, and `A x` and `BA x` themselves stay of order one as `n`
+# grows. Under Adam, with one rate for both, that is impossible: a rate that keeps both parts up makes `A x` grow like
+# `√n` (appendix A.5). It is possible where the rate of `A` goes like `1/n` and that of `B` does not fall. In the
+# experiments (section 5.3) λ = 16 is a good value for RoBERTa with `A` started at zero. With `B` at zero, as here, and
+# for Llama, smaller ones are best. We read the conference's edition (ICML 2024).
 #
 # Losses are in nats a character. A seed is a base: seed 1 fine-tunes the base that was pretrained with seed 1.
 # `a ± b` is a mean over seeds with its 95 % interval.
@@ -24,6 +25,7 @@
 # %%
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -106,8 +108,12 @@ except ValueError as error:
 # second part would overshoot. So **with one rate, `A` sets the limit, and `B` is the one that is too slow.** What
 # vanishes as the width grows is the first part, like `1/√n`.
 #
-# With `B` at λ times the rate, both parts are one at `ηT = 1/n` and `λ = n/r`, here 128. That is the paper's `η_A` of
-# order `1/n`, and `η_B` that does not fall with `n`.
+# That is our count, from start to end. The theorem counts step by step. There `B`'s part of a change, `ΔB A x`, is made
+# on `A x` as it is by then, and `A x` has grown to `n ηT = √(n/r)`, here 11. So at this rate neither part of a step
+# need vanish. What is lost is the bound on `A x`. (To ask for one is a choice, as the authors say in footnote 11.)
+#
+# With `B` at λ times the rate, both of our parts are one at `ηT = 1/n` and `λ = n/r`, here 128, and `A x` moves by one.
+# That is the paper's `η_A` of order `1/n`, and `η_B` that does not fall with `n`.
 #
 # Is it so? A toy will tell: `A` and `B` alone, two layers, trained by Adam on a linear target. The inputs live in 16
 # dimensions at every width, and the target in 4.
@@ -115,68 +121,92 @@ except ValueError as error:
 
 # %%
 def toy(width, lr, ratio, seed, rank=8, steps=30):
-    """(x, A0, A, B, loss) after training B A x to be a target, with B at `ratio` times the rate of A."""
+    """(x, [(A, B) before the first step and after each], the last loss), with B at `ratio` times the rate of A."""
     draw = torch.Generator().manual_seed(seed)
     z = torch.randn(256, 16, generator=draw)
     x = z @ torch.randn(16, width, generator=draw) / 4  # (N, n), entries of order one
     target = z @ torch.randn(16, 4, generator=draw) @ torch.randn(4, width, generator=draw) / 8  # (N, n)
-    A0 = (2 * torch.rand(rank, width, generator=draw) - 1) / width**0.5  # (r, n), so A0 x is of order one
-    A, B = A0.clone().requires_grad_(), torch.zeros(width, rank, requires_grad=True)
+    A = (2 * torch.rand(rank, width, generator=draw) - 1).div(width**0.5).requires_grad_()  # (r, n): A x of order one
+    B = torch.zeros(width, rank, requires_grad=True)
     optimizer = torch.optim.Adam([{"params": [A], "lr": lr}, {"params": [B], "lr": lr * ratio}])
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 1 - t / steps)
+    trail = [(A.detach().clone(), B.detach().clone())]
     for _ in range(steps):
         optimizer.zero_grad()
         (x @ A.T @ B.T - target).square().mean().backward()
         optimizer.step()
         schedule.step()
+        trail.append((A.detach().clone(), B.detach().clone()))
     loss = (x @ A.T @ B.T - target).square().mean().item()
-    return x, A0, A.detach(), B.detach(), loss if math.isfinite(loss) else math.inf
+    return x, trail, loss if math.isfinite(loss) else math.inf
 
 
 # %%
-def parts(x, A0, moved, B):
-    """The norms of B A0 x and of B · moved · x, relative to that of their sum."""
-    first, second = x @ A0.T @ B.T, x @ moved.T @ B.T
+def parts(x, trail, seen=lambda moved: moved):
+    """The norms of B A0 x and of B (A - A0) x at the end, relative to that of their sum."""
+    (A0, _), (A, B) = trail[0], trail[-1]
+    first, second = x @ A0.T @ B.T, x @ seen(A - A0).T @ B.T
     whole = (first + second).norm()
     return (first.norm() / whole).item(), (second.norm() / whole).item()
 
 
-def exponent(widths, values):
-    """The slope of log(value) over log(width), by least squares."""
-    return float(np.polyfit(np.log(widths), np.log(values), 1)[0])
+def by_steps(x, trail, seen=lambda moved: moved):
+    """(B ΔA x, ΔB A x, each summed over the steps after the first; the largest A x): the sizes of their entries."""
+    A0, pairs = trail[0][0], list(pairwise(trail))[1:]
+    rms = lambda t: t.square().mean().sqrt().item()  # noqa: E731
+    through_A = sum(rms(x @ seen(A1 - A).T @ B.T) for (A, B), (A1, _) in pairs)
+    through_B = sum(rms(x @ A.T @ (B1 - B).T) for (A, B), (_, B1) in pairs)
+    return through_A, through_B, max(rms(x @ (A0 + seen(A - A0)).T) for A, _ in trail)
+
+
+def shuffled(moved):
+    return moved.flatten()[torch.randperm(moved.numel())].view_as(moved)
 
 
 # %% [markdown]
-# The claims come first. For the exponents the null is the same trained toy with the entries of `A - A0` shuffled: a
-# movement that is as large, and not aligned with anything. For the larger part it is the toy with both rates free.
+# The claims come first. Unless a row says otherwise, the null is the same trained toy with the entries of `A`'s
+# movement shuffled: a movement that is as large, and not aligned with anything. The theorem speaks of every rate and
+# every step; we take the best rate, and sum over the steps. That `A x` grows and both parts of the steps stay was seen
+# on seeds 1 to 3 of the toy, before the first row was written as it stands. So other seeds, 6 to 10, judge.
 #
-# **Write down your predictions** for one rate, before you run on: the first part at width 4096, by the estimate? And
-# the second?
+# **Write down your predictions** for one rate, before you run on: the first part at width 4096, by the estimate? The
+# second? And the size of `A x`?
 
 # %%
 widths, toys = ((64, 256), 2) if size.name == "smoke" else ((64, 256, 1024, 4096), 5)
 in_toy = {"model": "B A x, Adam, rank 8", "width": f"{widths[0]} to {widths[-1]}", "seeds": toys, "bases": 0}
+stays = Equal(0.15, "less than a factor of 2 from width 64 to 4096")
 efficient = results.claim(
     "efficient",
-    says="with one rate for A and B one part of the change vanishes as the width n grows; with B's rate n / r times as "
-    "high neither does",
-    source="arXiv 2402.12354v2, section 4, theorem 1 (informal)",
-    read="second hand",
-    published="impossible with η_A = η_B; efficient with η_A of order 1/n and η_B of order 1",
+    says="at the best single rate for A and B no part of the steps' changes vanishes as the width n grows, but A x "
+    "grows; with B's rate n / r times as high neither happens",
+    source="arXiv 2402.12354v2, section 4, theorem 1, and appendix A.5",
+    read="full text",
+    published="impossible with η_A = η_B, where A x goes like √n; efficient with η_A of order 1/n and η_B of order 1",
     test={
-        "one rate, B on A0": AtMost(-0.25, "half of the exponent -1/2 of our estimate"),
-        "ratio n / r, the smaller part": Equal(0.15, "a factor of 2 from width 64 to 4096"),
+        "one rate, A x": AtLeast(0.25, "half of the exponent 1/2 of the proof"),
+        "one rate, the smaller part": stays,
+        "ratio n / r, A x": stays,
+        "ratio n / r, the smaller part": stays,
     },
-    scope=in_toy,
+    scope=in_toy | {"toy seeds": "6 to 10"},
 )
-a_leads = results.finding(
-    "a_leads",
-    says="with one rate, at the largest width, the part through A's movement is the larger, by a factor of 5",
-    test=AtLeast(5, "a quarter of √(n/r), which is 22.6 at width 4096"),
-    scope=in_toy,
-)
+# %%
+vanishes = AtMost(-0.25, "half of the exponent -1/2 of our estimate")
+says = "at the best single rate the part that B learns on A's first features vanishes as the width grows"
+first_part = results.finding("first_part", says=says, test=vanishes, scope=in_toy)
+by_far = AtLeast(round(math.sqrt(widths[-1] / 8) / 4, 2), "a quarter of √(n / r), the factor of our estimate")
+says = "there, at the largest width, the part through A's movement is the larger, by a quarter of √(n / r) or more"
+a_leads = results.finding("a_leads", says=says, test=by_far, scope=in_toy)
+
 
 # %%
+def slopes(of, name, which):
+    """The exponent over the width, one a seed, of what `which` makes of a toy's five numbers."""
+    lines = [[which(of[name, n][i]) for n in widths] for i in range(toys)]
+    return stats.interval([np.polyfit(np.log(widths), np.log(line), 1)[0] for line in lines])
+
+
 rates = [10 ** (k / 4) for k in range(-18, 0)]
 found, null, tuned_toy = {}, {}, {}
 torch.manual_seed(0)
@@ -186,40 +216,28 @@ for name in ("one rate", "ratio n / r"):
         tried = {rate: toy(n, rate, q, seed=0)[-1] for rate in rates}
         best = min(tried, key=tried.get)
         assert rates[0] < best < rates[-1], "the best rate is at the edge of the grid"
-        ends = [toy(n, best, q, seed) for seed in range(1, toys + 1)]
-        found[name, n] = [parts(x, A0, A - A0, B) for x, A0, A, B, _ in ends]
-        shuffled = [(A - A0).flatten()[torch.randperm(A.numel())].view_as(A) for _, A0, A, _, _ in ends]
-        null[name, n] = [parts(x, A0, m, B) for (x, A0, _, B, _), m in zip(ends, shuffled, strict=True)]
+        ends = [toy(n, best, q, seed) for seed in range(6, 6 + toys)]
+        found[name, n] = [parts(x, trail) + by_steps(x, trail) for x, trail, _ in ends]
+        null[name, n] = [parts(x, trail, shuffled) + by_steps(x, trail, shuffled) for x, trail, _ in ends]
         tuned_toy[name, n] = (best, [loss for *_, loss in ends])
 
 # %%
 rows = []
 for (name, n), values in found.items():
-    first, second = zip(*values, strict=True)
     best, losses = tuned_toy[name, n]
-    guess = math.sqrt(8 / n) if name == "one rate" else 1
-    shares = [f"{guess:.2f}", stats.shown(first, 2), stats.shown(second, 2)]
-    rows.append([name, n, f"{best:.4f}", *shares, stats.shown(losses, 4)])
-print(stats.table(["rates", "width", "rate of A", "estimate", "B on A0", "by A's movement", "loss"], rows))
-
-
-# %%
-def slopes(of, name, which):
-    """The exponent over the width, one a seed, of what `which` makes of the two parts."""
-    return stats.interval([exponent(widths, [which(of[name, n][i]) for n in widths]) for i in range(toys)])
-
+    five = [stats.shown(number, 2) for number in zip(*values, strict=True)]
+    rows.append([name, n, f"{best:.4f}", *five, stats.shown(losses, 4)])
+names = ["B on A0", "by A's movement", "steps: B ΔA x", "steps: ΔB A x", "largest A x"]
+print(stats.table(["rates", "width", "rate of A", *names, "loss"], rows))
 
 # %%
-first = lambda pair: pair[0]  # noqa: E731
-measured, chance = (
-    {
-        "one rate, B on A0": slopes(of, "one rate", first),
-        "ratio n / r, the smaller part": slopes(of, "ratio n / r", min),
-    }
-    for of in (found, null)
-)
+first, smaller, size_of_Ax = lambda v: v[0], lambda v: min(v[2:4]), lambda v: v[4]
+where = {part: (part.split(",")[0], size_of_Ax if "A x" in part else smaller) for part in efficient.parts}
+measured, chance = ({part: slopes(of, *place) for part, place in where.items()} for of in (found, null))
+chance["ratio n / r, A x"] = measured["one rate, A x"]  # shuffled, an A x of that size stays as it was: no null
 efficient.measure(measured, chance=chance)
-larger = {name: stats.interval([b / a for a, b in found[name, widths[-1]]]) for name in ("one rate", "ratio n / r")}
+first_part.measure(slopes(found, "one rate", first), chance=slopes(null, "one rate", first))
+larger = {name: stats.interval([v[1] / v[0] for v in found[name, widths[-1]]]) for name in ("one rate", "ratio n / r")}
 a_leads.measure(larger["one rate"], chance=larger["ratio n / r"])
 results.record(toy={f"{name}, {n}": values for (name, n), values in found.items()})
 
@@ -227,21 +245,25 @@ results.record(toy={f"{name}, {n}": values for (name, n), values in found.items(
 results.figure(
     figures.widths(found, widths, 8),
     "widths",
-    "The two parts of what a pair of matrices has learnt, relative to the whole, by width. Each width at its own best "
-    "rate. Dashed: the estimate √(r/n).",
-    alt="Two panels over the width, both axes logarithmic. Left, with one rate, the part through A's movement stays "
-    "level and the part that B learnt on A's first features falls along the dashed estimate. Right, with B's rate n "
-    "over r times as high, both parts stay level.",
+    "Two parts of what is learnt, relative to the whole, and the largest A x (root mean square), by width. Each width "
+    "at its best rate. Dashed: the estimates √(r/n) and √(n/r).",
+    alt="Three panels over the width, all axes logarithmic. With one rate, A's movement stays level and what B learnt "
+    "on A's first features falls, near the dashed line. With B's rate n over r times as high, both stay level. A x "
+    "rises like the root of the width with one rate, and stays level with the other.",
 )
 
-# %% [markdown] rests_on="08.efficient=reproduced, 08.a_leads=holds"
-# The estimate holds. With one rate, what `B` learns on `A`'s start falls from a quarter of the whole at width 64 to a
-# twentieth at width 4096, where `√(r/n)` is 0.04. The part through `A`'s movement stays near one. So `A` is not the one
-# that hardly learns: it does nearly all of it, and `B` follows. With `B`'s rate `n/r` times as high both parts keep
-# their size at every width. That one part vanishes is what the theorem says; which one, we had by counting.
+# %% [markdown] rests_on="08.efficient=reproduced, 08.first_part=holds, 08.a_leads=holds"
+# **The theorem** is borne out at the best rate. With one rate both parts of the steps keep their size, and `A x` pays
+# for it: from 1.8 at width 64 it grows to 14 at width 4096, with an exponent of 0.49 where the proof has 1/2. With
+# `B`'s rate `n/r` times as high it stays at 0.7, and both parts keep their size too.
 #
-# Mind the last column, too. Even at width 4096, where one rate leaves `B` a twentieth, the loss is only about a quarter
-# higher. *Inefficient* is a word about who learns. How much is lost by it is another question.
+# **Our estimate** is roughly right. What `B` learns on `A`'s start falls from 0.30 of the whole to 0.04; `√(r/n)` falls
+# from 0.35 to 0.04. The exponent is -0.46, not -1/2, and its interval holds the noise of seeds only, at rates picked in
+# steps of 1.8. The part through `A`'s movement stays near one. So `A` is not the one that hardly learns: nearly all
+# that is learnt rests on its movement, and `B` follows. With `B`'s rate `n/r` times as high both keep their size.
+#
+# Mind the last column, too. At width 4096 one rate ends at a loss of 0.0053, the ratio at 0.0052: a step of the rates
+# changes it more. *Inefficient* is a word about who learns. How much is lost by it is another question.
 
 # %% [markdown]
 # ## The same thing as a larger alpha
@@ -269,7 +291,7 @@ results.figure(
 # %%
 same = results.identity(
     "same",
-    says="after 30 Adam steps without weight decay, LoRA+ at alpha is LoRA at ratio · alpha (ratios 2, 16, 64)",
+    says="after 30 Adam steps without weight decay, LoRA+ at alpha is LoRA at ratio · alpha (ratios 3, 16, 64)",
     test=Identity(1e-12),
 )
 
@@ -301,18 +323,20 @@ cases = {  # at ε = 0, A's first step would be 0 / 0
 }
 apart = {}
 for name, (optimizer_of, power, rate) in cases.items():
-    for q in (2, 16, 64):
+    for q in (3, 16, 64):
         plus, plain = (trained_update(optimizer_of, a, w, lr=rate) for a, w in ((4, q**power), (4 * q, 1)))
         apart[name, q] = ((plus - plain).norm() / plain.norm()).item()
-rows = [[name, *(f"{apart[name, q]:.1e}" for q in (2, 16, 64))] for name in cases]
+rows = [[name, *(f"{apart[name, q]:.1e}" for q in (3, 16, 64))] for name in cases]
 print("|ΔW of LoRA+ at alpha - ΔW of LoRA at ratio · alpha|, relative")
-print(stats.table(["optimizer", "ratio 2", "ratio 16", "ratio 64"], rows))
-same.measure(max(apart["Adam, ε = 1e-30", q] for q in (2, 16, 64)))
+print(stats.table(["optimizer", "ratio 3", "ratio 16", "ratio 64"], rows))
+same.measure(max(apart["Adam, ε = 1e-30", q] for q in (3, 16, 64)))
 
 # %% [markdown] rests_on="08.same=holds"
-# So who compares LoRA+ with LoRA at one alpha compares two alphas. And `λ = n/r` reads in a new way: what a wide layer
-# wants is an alpha far above its rank. The questions that are left: how much is gained over the default, how large a
-# ratio is best, and does the proof hold in a real training, where ε is not negligible?
+# (A plain 0 at ratios 16 and 64: a factor that is a power of two multiplies without rounding.)
+#
+# So who compares LoRA+ with LoRA at one alpha compares two alphas. And `λ = n/r` reads in a new way: what the estimate
+# asks of a wide layer is an alpha far above its rank. The questions that are left: how much is gained over the default,
+# how large a ratio is best, and does the proof hold in a real training, where ε is not negligible?
 #
 # ## A map of two knobs
 #
@@ -323,37 +347,38 @@ same.measure(max(apart["Adam, ε = 1e-30", q] for q in (2, 16, 64)))
 # The published gain is in scores, so ours is too: the share of characters that are predicted rightly.
 
 # %%
-least, noise = 0.01, "1 point is the least that is published"
+half = Higher(0.005, "half a point; 1 is the least that is published")
 better = results.claim(
     "better",
     says="LoRA+ at ratio 16 predicts more characters rightly than LoRA, each at its own rate",
     source="arXiv 2402.12354v2, abstract",
-    read="abstract",
+    read="full text",
     published="1 to 2 % better (scores of tasks)",
-    test={task: Higher(least, noise) for task in both_tasks},
+    test=dict.fromkeys(both_tasks, half),
     scope={"task": "rot13 and cipher-6"},
 )
 # %%
 best_ratio = results.claim(
     "ratio",
-    says="the ratio that seed 0 picks from 1, 4, 16 and 64 ends lower than ratio 1, each at its own rate",
-    source="arXiv 2402.12354v2, section 5",
-    read="second hand",
-    published="above 1 in all: 16 for RoBERTa, 4 to 8 for B at zero, 2 to 4 for Llama",
-    test=Lower(0.02, "twice the spread of a method's seeds"),
-    scope={"task": "rot13"},
+    says="the ratio that seed 0 picks (of 1, 4, 16, 64; on cipher-6 of 1, 16) ends lower than ratio 1, at own rates",
+    source="arXiv 2402.12354v2, section 5.3",
+    read="full text",
+    published="above 1 in all: 16 for RoBERTa with A at zero, 4 to 8 with B at zero, 2 to 4 for Llama",
+    test=dict.fromkeys(both_tasks, Lower(0.02, "twice the spread of a method's seeds")),
+    scope={"task": "rot13 and cipher-6"},
 )
 faster = results.claim(
     "faster",
     says="ratio 16 is at ratio 1's last training loss after 60 % of the steps, each at its own rate",
     source="arXiv 2402.12354v2, abstract",
-    read="abstract",
+    read="full text",
     published="up to 2 times as fast: after 50 %",
     test=AtMost(0.6, "50 %, and what the mean over 10 steps blurs"),
     scope={"task": "rot13"},
 )
 
 # %%
+one_seed = {"task": "rot13", "seeds": 1}
 trap = results.finding(
     "trap",
     says="at one low rate for both, ratio 16's lead is larger than at own rates",
@@ -362,9 +387,9 @@ trap = results.finding(
 )
 slope = results.finding(
     "rate",
-    says="the best rate of A falls as the ratio grows",
-    test=AtMost(-0.25, "half of the exponent that the next cell predicts"),
-    scope={"task": "rot13", "seeds": 1},
+    "the best rate of A falls as the ratio grows",
+    AtMost(-0.25, "half of the exponent predicted next"),
+    one_seed,
 )
 
 # %% [markdown]
@@ -392,23 +417,24 @@ rows = [[q, 16 * q, f"{(t := tuned['rot13'][f'ratio {q}']).run.lr:.2g}", f"{t.ru
 print(stats.table(["ratio", "is alpha", "best rate of A", "so of B"], rows))
 
 # %%
-on_seed_0 = [replace(tuned["rot13"][f"ratio {q}"].run, seed=0, keep=False) for q in ratios]
-picks = dict(zip(ratios, (r["tune_loss"] for r in carry_out_all(on_seed_0, size)), strict=True))
-picked = min(picks, key=picks.get)
-print("tuning loss on seed 0:", {q: round(loss, 3) for q, loss in picks.items()}, "-> ratio", picked)
-losses = {(t, k): found.values("task_loss") for t in both_tasks for k, found in tuned[t].items()}
-one = losses["rot13", "ratio 1"]
+keys = [(t, k) for t in both_tasks for k in tuned[t]]
+on_seed_0 = carry_out_all([replace(tuned[t][k].run, seed=0, keep=False) for t, k in keys], size)
+tune = {key: result["tune_loss"] for key, result in zip(keys, on_seed_0, strict=True)}
+picked = {t: min((loss, k) for (task, k), loss in tune.items() if task == t)[1] for t in both_tasks}
+print("tuning loss on seed 0:", {" ".join(key): round(loss, 3) for key, loss in tune.items()}, "->", picked)
+losses = {(t, k): tuned[t][k].values("task_loss") for t, k in keys}
 # what chance gives: ratio 1 a second time, on the same bases with other batches and another start
 again = {t: second_time(tuned[t]["ratio 1"].run, size) for t in both_tasks}
-itself = stats.paired([r["task_loss"] for r in again["rot13"]], one)
-best_ratio.measure(stats.paired(losses["rot13", f"ratio {picked}"], one), chance=itself)
+itself = {t: stats.paired([r["task_loss"] for r in again[t]], losses[t, "ratio 1"]) for t in both_tasks}
+best_ratio.measure({t: stats.paired(losses[t, picked[t]], losses[t, "ratio 1"]) for t in both_tasks}, chance=itself)
 
 # %%
 first, last = (tuned["rot13"][f"ratio {q}"] for q in (ratios[0], ratios[-1]))
 value = math.log(last.run.lr / first.run.lr) / math.log(ratios[-1])
 open_ = math.log(first.resolution * last.resolution) / math.log(ratios[-1])
 ends = (value - open_, value + open_) if math.isfinite(open_) else (math.nan, math.nan)
-slope.measure(Estimate(value, *ends), chance="one sweep; the interval is what the grid's resolution leaves open")
+# one sweep: the interval is what the grid's resolution leaves open
+slope.measure(Estimate(value, *ends), chance="two rates drawn from the grid's five pass in 3 of 25 cases")
 
 # %% [markdown]
 # Now the scores. They need the trained models, which the runs have kept.
@@ -461,10 +487,10 @@ low_runs = [replace(arms("rot13", (1, 16))[k], lr=grid[0], seed=s, keep=False) f
 low = carry_out_all(low_runs, size)
 at_low = {k: low[i * size.seeds : (i + 1) * size.seeds] for i, k in enumerate(labels)}
 low_losses = [[r["task_loss"] for r in at_low[k]] for k in ("ratio 16", "ratio 1")]
-leads = {"low": np.subtract(*low_losses), "own": np.subtract(losses["rot13", "ratio 16"], one)}
+leads = {"low": np.subtract(*low_losses), "own": np.subtract(*(losses["rot13", k] for k in ("ratio 16", "ratio 1")))}
 for name, values in leads.items():
     print(f"ratio 16 - ratio 1 at {'one low rate' if name == 'low' else 'own rates'}: {stats.shown(values)} nats")
-trap.measure(stats.paired(leads["low"], leads["own"]), chance=itself)
+trap.measure(stats.paired(leads["low"], leads["own"]), chance=itself["rot13"])
 
 # %% [markdown]
 # And the speed. For each seed: after which share of the steps does the training loss, averaged over ten steps, stand
@@ -502,10 +528,10 @@ results.record(share_of_steps=shares, leads=leads)
 if all(t.tried for t in tuned["rot13"].values()):
     cells = {q: tuned["rot13"][f"ratio {q}"].tried for q in ratios}
     results.figure(
-        figures.map_of(cells, grid, plain.alpha),
+        figures.map_of(cells, plain.alpha),
         "map",
-        "Loss on rot13 by ratio and learning rate, on the seed that tunes. Framed: the best of each row on this grid; "
-        "the rate that was used may lie half a step beside it.",
+        "Loss on rot13 by ratio and learning rate, on the seed that tunes. Framed: the best of each row, the rate that "
+        "was used. Blank: not tried.",
         alt="A heat map, ratio upwards and learning rate to the right. The best cells lie on a diagonal: a larger "
         "ratio wants a lower rate. Along that diagonal the losses are much alike, along a column they are not.",
     )
@@ -513,44 +539,49 @@ results.figure(
     figures.speed({k: [smoothed(r) for r in own[k]] for k in labels}, span, size.steps),
     "speed",
     "How far ratio 16 is ahead of ratio 1 in training loss, each at its own rate. A thin line a seed; below 0, ratio "
-    "16 is ahead.",
-    alt="The difference between the training losses of ratio 16 and ratio 1 over the steps, one thin line for each "
-    "base and a thick one for their mean, with zero drawn in.",
+    "16 is ahead. (The tables' losses are of held-out text.)",
+    alt="Lines of the training loss at ratio 16 minus that at ratio 1, one for each base and a thick mean. All stay "
+    "below zero: far below at the start, nearer and nearer towards the end.",
 )
 
 # %% [markdown] rests_on="08.better=not settled, 08.ratio=not settled, 08.faster=not reproduced, 08.trap=holds"
 # Read the map along a column, and then along the frames. A column is a comparison at one learning rate; the frames are
 # one in which each has its own.
 #
-# **What it is worth.** On rot13 ratios 4 and 16 end 0.024 nats below ratio 1, about our margin of 0.02, so by a little
-# too little to be settled; in scores that is 0.8 points more. On the near task ratio 16 ends *higher*, by 0.067 nats,
-# and 1.3 points lower, so what helps a little on one task harms on the other. (There no ratio between was tried.) On
-# rot13 ratios 4 and 16 are a tie, and at 64 nothing is left. The estimate for a layer of this width, `n/r` = 8, lies
-# between the two.
+# **What it is worth.** On rot13 ratios 4 and 16 end 0.023 and 0.024 nats below ratio 1: lower, but the interval holds
+# our margin of 0.02, so not settled. (In training loss, as drawn, ratio 16 is 0.05 ahead.) In scores it has 0.8 points
+# more. On the near task it ends *higher*, by 0.067 nats, and 1.3 points lower, so what helps a little on one task harms
+# on the other; seed 0 picks ratio 1 there. (No ratio between was tried. The part on cipher-6 was added, and the line
+# for the scores moved from 1 point to half of one, when these numbers were known; neither verdict changed.) The paper
+# too finds more to gain on harder tasks (section 5). On rot13 ratios 4 and 16 are a tie, and at 64 nothing is left. The
+# estimate for a layer of this width, `n/r` = 8, lies between the two.
 #
-# **Twice as fast?** No: after 82 % of the steps, and ratio 1 touches its own last loss after 91 %. But at the grid's
-# lowest rate, which suits neither, ratio 16 is there after 16 % and leads by 0.67 nats. That is the trap: a comparison
-# at one low rate shows the larger alpha's reach, and would have reproduced the abstract.
+# **Twice as fast?** Not on rot13: after 82 % of the steps, not told apart from ratio 1, which touches its own last loss
+# after 91 %. But at the grid's lowest rate, which suits neither, ratio 16 is at ratio 1's last loss of that rate after
+# 16 %, and leads by 0.67 nats. That is the trap: a comparison at one low rate shows the larger alpha's reach, and would
+# have passed our test of the speed. The paper's own is no such comparison: its figure 7 tunes the rate of each.
 
 # %% [markdown] rests_on="08.rate=holds"
-# **The best rate** of `A` falls as the ratio grows. That of `B` rises by a factor of 2.8 up to ratio 16, where we
-# predicted 4, and then no more; each rate is known to a factor of 2 or 3 only. The prediction holds where `A`'s part
-# leads. At ratio 64 it does not any more, as the end of the chapter shows.
+# **The best rate** of `A` falls as the ratio grows. That of `B` is 2.8 times as high at ratio 16, where we predicted 4;
+# with each rate known to a factor of 2 or 3 only, that is no rise yet. Up to ratio 16 the grid leaves the exponent of
+# `A`'s rate between -1.25 and 0, so -1/2 is not tested. `A`'s part leads at ratios 1 and 4 only, as the end of the
+# chapter shows.
 
 # %% [markdown]
 # ## The control: tune alpha instead
 #
 # Plain LoRA with 16 times the alpha, at the rate that suits ratio 16, on the same seeds. In float32 and with the usual
 # ε the proof holds only nearly, so we measure. Then both with a weight decay of 0.1, which the proof does not cover.
-# Equal means within 0.01 nats, half of what we count as a gain. The null is LoRA with its alpha left alone, at that
-# same rate: it should *not* pass.
+# The loss alone is a poor judge: an earlier edition asked for losses within 0.01, and ratio 4 at its own rate passes
+# that too. So we compare the updates, all `ΔW` of a model as one vector: is the distance below a tenth of its length?
+# The null is LoRA+ at ratio 4, from the same start on the same batches.
 
 # %%
 control = {
     decay: results.finding(
         name,
-        says=f"LoRA+ at ratio 16 ends where LoRA at 16 times its alpha does, {words} weight decay",
-        test=Equal(0.01, "half of the least gain that we count"),
+        says=f"LoRA+ at ratio 16 ends at the update ΔW of LoRA at 16 times its alpha, {words} weight decay",
+        test=AtMost(0.1, "a tenth of the update"),
         scope={"task": "rot13", "weight decay": decay},
     )
     for decay, name, words in ((0.0, "alpha", "without"), (0.1, "alpha_decay", "with"))
@@ -558,22 +589,38 @@ control = {
 rate = tuned["rot13"]["ratio 16"].run.lr
 pair = {
     "LoRA+ ratio 16": Run(adapter=plain, ratio=16, keep=True),
-    "LoRA, alpha 256": Run(adapter=replace(plain, alpha=256)),
-    "LoRA, alpha 16": Run(adapter=plain),
+    "LoRA, alpha 256": Run(adapter=replace(plain, alpha=256), keep=True),
 }
+
+
+@torch.no_grad()
+def updates(run, kept):
+    """ΔW of all adapters as one vector, for each seed."""
+    models = [trained_model(run, s, result["state"])[0] for s, result in zip(seeds, kept, strict=True)]
+    return [torch.cat([m.delta_weight().flatten() for m in model.modules() if is_adapter(m)]) for model in models]
+
+
+def distances(first, second):
+    return stats.interval([((a - b).norm() / b.norm()).item() for a, b in zip(first, second, strict=True)])
+
 
 # %%
 jobs = [(name, decay) for name in pair for decay in control]
 runs = [replace(pair[name], lr=rate, seed=s, weight_decay=decay) for name, decay in jobs for s in seeds]
-ended = [result["task_loss"] for result in carry_out_all(runs, size)]
+ended = carry_out_all(runs, size)
 ended = {job: ended[i * size.seeds : (i + 1) * size.seeds] for i, job in enumerate(jobs)}
-rows = [[name, *(stats.shown(ended[name, decay]) for decay in control)] for name in pair]
+held_out = {job: [r["task_loss"] for r in of] for job, of in ended.items()}
+rows = [[name, *(stats.shown(held_out[name, decay]) for decay in control)] for name in pair]
 print(f"loss on rot13 at the rate {rate:.2g}")
 print(stats.table(["method", "no weight decay", "weight decay 0.1"], rows))
+other = tuned["rot13"][f"ratio {ratios[1] if len(ratios) > 2 else 1}"]  # ratio 4
+print(
+    "ratio 4 minus alpha 256:", stats.shown(np.subtract(other.values("task_loss"), held_out["LoRA, alpha 256", 0.0]), 4)
+)
 for decay, row in control.items():
-    plus, alpha, left = (ended[name, decay] for name in pair)
-    row.measure(stats.paired(plus, alpha), chance=stats.paired(left, alpha))
-results.record(control={f"{name}, {decay}": values for (name, decay), values in ended.items()})
+    plus, alpha = (updates(pair[name], ended[name, decay]) for name in pair)
+    row.measure(distances(plus, alpha), chance=distances(updates(other.run, other.results), alpha))
+results.record(control={f"{name}, {decay}": values for (name, decay), values in held_out.items()})
 
 # %% [markdown]
 # ## Who did the learning in the trained models
@@ -625,11 +672,12 @@ for task, row in b_part.items():
     row.measure(stats.paired(plus, single), chance=stats.paired([p[0] for p in second], single))
 results.record(learnt={f"{t}, {k}": v for (t, k), v in learnt.items()})
 
-# %% [markdown] rests_on="08.alpha=holds, 08.alpha_decay=holds, 08.b_part_far=holds, 08.b_part_near=holds"
+# %% [markdown] rests_on="08.alpha=holds, 08.alpha_decay=does not hold, 08.b_part_far=holds, 08.b_part_near=holds"
 # (The parts need not be at right angles, so their squares need not sum to one.)
 #
-# **The proof** holds in a real training: LoRA+ at ratio 16 and LoRA at 16 times its alpha end within 0.0003 nats of
-# each other, and with weight decay within 0.01. So tuning alpha does what the ratio does.
+# **The proof** holds in a real training: LoRA+ at ratio 16 and LoRA at 16 times its alpha end at updates that are 0.4 %
+# apart. Ratio 4 is 97 % away, at the same loss. So without weight decay tuning alpha does what the ratio does. With it
+# the two are 36 % apart, and their losses still only 0.004 nats: the loss cannot tell.
 #
 # **The mechanism** is there too. At one rate `B`'s own part is 0.32 and 0.45, near the estimate of 0.35; at ratio 16 it
 # is about 0.9. At ratio 64 it is `A`'s part that has become small, 0.23. But on the near task the model with the larger
@@ -725,8 +773,9 @@ print(check.check_estimates(my_estimates))
 # ```
 #
 # It follows the authors' code, which gives the higher rate to every parameter with one dimension too, such as a bias.
-# The argument about `A` and `B` says nothing of those. Biases and norms get no weight decay there, and adapters on an
-# embedding a rate of their own (1e-6 unless you set it). With ours, the optimizer is yours:
+# The argument about `A` and `B` says nothing of those. The decay is `loraplus_weight_decay` (0 unless set); biases and
+# LayerNorms get none there, an RMSNorm does. Adapters on an embedding get a rate of their own (1e-6 unless you set it).
+# With ours, the optimizer is yours:
 # `torch.optim.AdamW(loraplus_param_groups(model, lr=1e-3, ratio=16))`.
 #
 # ## What to take along

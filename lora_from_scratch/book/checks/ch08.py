@@ -12,22 +12,22 @@ LR, RATIO, DECAY = 1e-3, 16, 0.1
 
 
 class _Model(nn.Module):
-    """DoRA on one layer, a trained norm and a trained bias, and names that hold a B without being one."""
+    """DoRA on one layer, a trained norm and a trained bias, and names that hold a B, or a .B, without being one."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.Body, self.norm, self.B_side = nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 4)
+        self.block = nn.ModuleDict({"Body": nn.Linear(6, 8), "norm": nn.LayerNorm(8), "B_side": nn.Linear(8, 4)})
 
     def forward(self, x):
-        return self.B_side(self.norm(self.Body(x)))
+        return self.block["B_side"](self.block["norm"](self.block["Body"](x)))
 
 
 def model() -> nn.Module:
-    """A model with adapters on `Body`, and `norm` and `B_side` trained as they are."""
+    """A model with adapters on `block.Body`, and `block.norm` and `block.B_side` trained as they are."""
     with torch.random.fork_rng():
         made = add_adapters(_Model(), AdapterConfig(rank=2, alpha=2, dora=True, targets=["Body"]))
-    made.norm.requires_grad_(True)
-    made.B_side.requires_grad_(True)
+    made.block["norm"].requires_grad_(True)
+    made.block["B_side"].requires_grad_(True)
     return made
 
 
@@ -60,10 +60,10 @@ def check_groups(function) -> str:
     wanted = {name for name in rates if name.endswith(".B")}
     if fast - wanted and all(trained.get_parameter(name).dim() == 1 for name in fast - wanted) and wanted <= fast:
         return not_yet("one-dimensional parameters are fast too, as in the authors' code; here B alone is")
-    if "B_side.weight" in fast:
-        return not_yet("B_side.weight is fast, and is no adapter's B: ask for a name that *ends* in .B")
     if not fast & wanted and any(name.endswith(".A") for name in fast):
         return not_yet("A is fast, and B is the one to be: is no adapter's B in the group at lr · ratio?")
+    if "block.B_side.weight" in fast:
+        return not_yet("block.B_side.weight is fast, and is no adapter's B: ask for a name that *ends* in .B")
     if any(lr is not None and math.isclose(lr, LR / RATIO) for lr, _ in rates.values()):
         return not_yet("a rate is lr / ratio: A learns at lr, and B at lr · ratio")
     if fast - wanted:
@@ -159,7 +159,7 @@ def check_estimates(answer) -> str:
         128: "that is for the width and the rank of the text",
     }
     for value, wanted, mistakes, name in ((part, 1 / 16, parts, "the part"), (ratio, 256, ratios, "the ratio")):
-        if not math.isclose(value, wanted, rel_tol=0.01):  # 0.0625 or 0.063
+        if not math.isclose(value, wanted, rel_tol=0.05 if value is part else 0.01):  # 0.0625, 0.063 or 0.06
             near = (words for wrong, words in mistakes.items() if math.isclose(value, wrong, rel_tol=0.01))
             return not_yet(f"{name}: {next(near, 'go through the estimate, with n = 4096 and r = 16')}")
     return "Right: the wider the layer, the less B does with one rate."
