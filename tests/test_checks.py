@@ -64,12 +64,37 @@ def uncut_shapes(matrix, rank):
     return u @ torch.diag(s) @ vt
 
 
+def vector_sizes(matrix, rank):
+    u, s, vt = svd(matrix)
+    return u[:, :rank] @ s[:rank] @ vt[:rank]
+
+
+def uncut_sizes(matrix, rank):
+    u, s, vt = svd(matrix)
+    return u[:, :rank] @ torch.diag(s) @ vt[:rank]
+
+
+def uncut_sizes_in_numpy(matrix, rank):
+    u, s, vt = np.linalg.svd(np.asarray(matrix), full_matrices=False)
+    return (u[:, :rank] * s) @ vt[:rank]
+
+
+def thin_transposed_cut(matrix, rank):
+    u, s, vt = svd(matrix)
+    return (u[:, :rank] * s[:rank]) @ vt[:, :rank].T
+
+
 ANSWERS += [
     ("00", "check_cut", cut(), "Right"),
     ("00", "check_cut", numpy_cut, "Right"),
     ("00", "check_cut", lambda m, r: None, "write your answer"),
     ("00", "check_cut", transposed_cut, "its *rows*"),
+    ("00", "check_cut", lambda m, r: cut()(m.float(), r), "Right"),
+    ("00", "check_cut", thin_transposed_cut, "the *rows* of Vᵀ"),
     ("00", "check_cut", uncut_shapes, "full_matrices=False"),
+    ("00", "check_cut", vector_sizes, "S is a vector"),
+    ("00", "check_cut", uncut_sizes, "cut to r"),
+    ("00", "check_cut", uncut_sizes_in_numpy, "cut to r"),
     ("00", "check_cut", cut(sizes=lambda s: 1.0), "missing: S must be in it"),
     ("00", "check_cut", cut(sizes=lambda s: s**2), "in it twice"),
     ("00", "check_cut", cut(sizes=lambda s: s**0.5), "only their roots"),
@@ -105,6 +130,11 @@ def forward(scale=lambda a, r: a / r, base=True, swap=False, bias=True, sign=1, 
     return answer
 
 
+def numpy_forward(x, base, A, B, alpha, rank):
+    old = x.numpy() @ base.weight.numpy().T + base.bias.numpy()
+    return old + alpha / rank * (x.numpy() @ A.numpy().T) @ B.numpy().T
+
+
 def first_update(lr, s, G, A):
     return -lr * s * s * G @ A.T @ A
 
@@ -112,17 +142,26 @@ def first_update(lr, s, G, A):
 ANSWERS += [
     ("01", "check_forward", forward(), "Right"),
     ("01", "check_forward", lambda *a: forward()(*a).detach().numpy(), "Right"),
+    ("01", "check_forward", numpy_forward, "Right"),
     ("01", "check_forward", lambda *a: None, "write your answer"),
     ("01", "check_forward", forward(lambda a, r: a), "not divided by the rank"),
     ("01", "check_forward", forward(lambda a, r: r / a), "upside down"),
     ("01", "check_forward", forward(lambda a, r: a / r**0.5), "that is rsLoRA"),
     ("01", "check_forward", forward(lambda a, r: 1), "scaling is missing"),
+    ("01", "check_forward", forward(lambda a, r: a * r), "multiplied by the rank"),
+    ("01", "check_forward", forward(lambda a, r: 1 / r), "alpha is missing"),
+    ("01", "check_forward", forward(lambda a, r: (a / r) ** 2), "stands twice"),
     ("01", "check_forward", forward(base=False), "output is missing"),
     ("01", "check_forward", forward(scale_base=True), "scaled too"),
     ("01", "check_forward", forward(bias=False), "bias is missing"),
     ("01", "check_forward", forward(swap=True), "exchanged"),
     ("01", "check_forward", forward(sign=-1), "subtracted"),
     ("01", "check_forward", lambda x, base, A, B, a, r: base(x) + B @ (A @ x), "x @ A.T"),
+    ("01", "check_forward", lambda x, base, A, B, a, r: base(x) + (B @ (A @ x.permute(2, 1, 0))).T, "x @ A.T"),
+    ("01", "check_forward", lambda x, base, A, B, a, r: base(x) + a / r * x @ (B @ A), "not transposed"),
+    ("01", "check_forward", lambda x, base, A, B, a, r: forward()(x, lambda z: z @ base.weight + base.bias, A, B, a, r),
+     "weight is not transposed"),  # fmt: skip
+    ("01", "check_forward", lambda x, base, A, B, a, r: base(x) + x.float() @ A.T @ B.T, "dtype"),
     ("01", "check_forward", lambda x, base, A, B, a, r: base(x) * 3, "order of the products"),
     ("01", "check_forward", lambda x, base, A, B, a, r: x[0], "give back the output"),
     ("01", "check_forward", raises, "KeyError"),
@@ -140,7 +179,9 @@ ANSWERS += [
     ("01", "check_first_update", lambda lr, s, G, A: -first_update(lr, s, G, A), "against the gradient"),
     ("01", "check_first_update", lambda lr, s, G, A: -first_update(lr, s, G, A) / s, "the sign, and one scaling"),
     ("01", "check_first_update", lambda lr, s, G, A: first_update(1, s, G, A), "learning rate is missing"),
+    ("01", "check_first_update", lambda lr, s, G, A: -first_update(1, s, G, A), "sign, and the learning rate"),
     ("01", "check_first_update", lambda lr, s, G, A: -lr * G, "full fine-tuning's step"),
+    ("01", "check_first_update", lambda lr, s, G, A: -lr * s * G, "full fine-tuning's step, scaled"),
     ("01", "check_first_update", lambda lr, s, G, A: A @ G, "shapes do not fit"),
     ("01", "check_first_update", lambda lr, s, G, A: G.T, "ΔW is (d_out, d_in)"),
     ("01", "check_first_update", lambda lr, s, G, A: 7 * G, "with the new B"),
@@ -163,7 +204,14 @@ ANSWERS += [
     ("02", "check_count", raises, "KeyError"),
     ("02", "check_break_even", lambda a, b: a * b / (a + b), "Right"),
     ("02", "check_break_even", lambda a, b: 1 / (1 / a + 1 / b), "Right"),
+    ("02", "check_break_even", lambda a, b: torch.tensor(a * b) / torch.tensor(a + b), "Right"),
+    ("02", "check_break_even", lambda a, b: np.float32(a * b) / np.float32(a + b), "Right"),
     ("02", "check_break_even", lambda a, b: a * b // (a + b), "with /, and not //"),
+    ("02", "check_break_even", lambda a, b: round(a * b / (a + b)), "do not round"),
+    ("02", "check_break_even", lambda a, b: (a * b) ** 0.5 / 2, "sum of the sides"),
+    ("02", "check_break_even", lambda a, b: 2048, "sum of the sides"),
+    ("02", "check_break_even", lambda a, b: (a + b) / (a * b), "one over the rank"),
+    ("02", "check_break_even", lambda a, b: a * b / (a + b) / 2, "half of it"),
     ("02", "check_break_even", lambda a, b: min(a, b) / 2, "sum of the sides"),
     ("02", "check_break_even", lambda a, b: a / 2, "sum of the sides"),
     ("02", "check_break_even", lambda a, b: (a + b) / 4, "sum of the sides"),
@@ -407,6 +455,29 @@ def start(of=lambda W, kept: W - kept, scale=lambda s: (1, 1 / s), order=lambda 
     return answer
 
 
+def half_rank(W, layer):
+    B, A = low_rank_factors(W - layer.base.weight, 4)
+    return torch.cat([A, torch.zeros(4, 48)]), torch.cat([B, torch.zeros(40, 4)], dim=1) / layer.scaling
+
+
+def piled_up(W, levels, rank, count):
+    L, errors = torch.zeros_like(W), []
+    for _ in range(count):
+        Q = torch.from_numpy(rounded((W - L).numpy(), levels))
+        L = L + torch.matmul(*low_rank_factors(W - Q - L, rank))
+        errors.append((W - Q - L).norm())
+    return errors
+
+
+def norm_before(W, levels, rank, count):
+    L, errors = torch.zeros_like(W), []
+    for _ in range(count):
+        Q = torch.from_numpy(rounded((W - L).numpy(), levels))
+        errors.append((W - Q - L).norm())
+        L = torch.matmul(*low_rank_factors(W - Q, rank))
+    return errors
+
+
 def rounds(
     of=lambda W, Q, L: W - Q, to_round=lambda W, L: W - L, error=lambda W, Q, L, rest: (W - Q - L).norm(), once=False
 ):
@@ -431,6 +502,8 @@ ANSWERS += [
     ("05", "check_backward", backward(base=False), "base's part is missing"),
     ("05", "check_backward", backward(scale=lambda s: 1), "scaling of the adapter's part is missing"),
     ("05", "check_backward", lambda g, c, A, B, s: s * backward(scale=lambda s: 1)(g, c, A, B, s), "part alone"),
+    ("05", "check_backward", lambda g, c, A, B, s: g @ decoded(c) + s * (g @ A.T) @ B.T, "goes the forward way"),
+    ("05", "check_backward", backward(of=lambda g, W: g @ W.T, scale=lambda s: 1), "W is transposed, and the scaling"),
     ("05", "check_backward", lambda g, c, A, B, s: decoded(c).T @ g, "RuntimeError"),
     ("05", "check_backward", lambda *a: backward()(*a).T, "transposed"),
     ("05", "check_backward", lambda g, c, A, B, s: g @ c, "Hint: the weight is"),
@@ -452,6 +525,9 @@ ANSWERS += [
     ("05", "check_start", lambda W, layer: (layer.A.detach(), torch.ones(40, 8)), "best rank-8 part"),
     ("05", "check_start", lambda W, layer: layer.A, "return the pair"),
     ("05", "check_start", lambda W, layer: None, "write your answer"),
+    ("05", "check_start", lambda W, layer: (layer.B.data.fill_(1), None)[1], "now return the pair"),
+    ("05", "check_start", start(scale=lambda s: (1, 1 / 32)), "0.125 times as long as"),
+    ("05", "check_start", half_rank, "of rank 4"),
     ("05", "check_start", raises, "KeyError"),
     ("05", "check_rounds", rounds(), "Right"),
     ("05", "check_rounds", lambda *a: np.array([float(e) for e in rounds()(*a)]), "Right"),
@@ -461,6 +537,9 @@ ANSWERS += [
     ("05", "check_rounds", rounds(error=lambda W, Q, L, rest: rest), "before the low-rank part"),
     ("05", "check_rounds", rounds(of=lambda W, Q, L: W), "taken of W"),
     ("05", "check_rounds", rounds(of=lambda W, Q, L: W - L - Q), "not of W - L - Q"),
+    ("05", "check_rounds", norm_before, "before the new L"),
+    ("05", "check_rounds", piled_up, "take it anew"),
+    ("05", "check_rounds", rounds(error=lambda W, Q, L, rest: torch.linalg.matrix_norm(W - Q - L, 2)), "Frobenius"),
     ("05", "check_rounds", rounds(once=True), "never changes"),
     ("05", "check_rounds", rounds(to_round=lambda W, L: W), "never changes"),
     ("05", "check_rounds", rounds(to_round=lambda W, L: W + L), "the first error is right"),
@@ -561,6 +640,11 @@ ANSWERS += [
     ("07", "check_scaling", lambda a, r: a * math.sqrt(r), "multiply by the root"),
     ("07", "check_scaling", lambda a, r: a / r**2, "square of the rank"),
     ("07", "check_scaling", lambda a, r: 1 / math.sqrt(r), "alpha is missing"),
+    ("07", "check_scaling", lambda a, r: 1 / r, "alpha is missing, and"),
+    ("07", "check_scaling", lambda a, r: a**2 / math.sqrt(r), "alpha comes in once"),
+    ("07", "check_scaling", lambda a, r: a * r, "multiply by the rank"),
+    ("07", "check_scaling", lambda a, r: a / torch.sqrt(r), "math.sqrt takes it"),
+    ("07", "check_scaling", lambda a, r: a / (1 + math.log2(r)), "at rank 4 the gradient is 0.667 times"),
     ("07", "check_scaling", lambda a, r: 2 * a / math.sqrt(r), "should be alpha itself"),
     ("07", "check_scaling", lambda a, r: a / r**0.25, "which power"),
     (
@@ -596,6 +680,7 @@ ANSWERS += [
     ("07", "check_factors", (256, 16), "the scaling alone"),
     ("07", "check_factors", (4, 4), "carries s twice"),
     ("07", "check_factors", (64, 64), "one s is lost"),
+    ("07", "check_factors", (16, 16), "one s of the two"),
     ("07", "check_factors", (1024, 64), "you let it shrink"),
     ("07", "check_factors", (64, 3), "gradient descent is right"),
     ("07", "check_factors", (63, 4), "Adam is right"),
@@ -644,14 +729,17 @@ ANSWERS += [
     ("08", "check_groups", lambda m, lr, ratio, decay: tuple(grouped(of_b)(m, lr, ratio, decay)), "Right"),
     ("08", "check_groups", single, "Right"),
     ("08", "check_groups", once_only, "Right"),
-    ("08", "check_groups", all_frozen, "Body.A is missing"),
+    ("08", "check_groups", all_frozen, "block.Body.A is missing"),
     ("08", "check_groups", lambda *a: np.ones(3), "a list of groups"),
     ("08", "check_groups", lambda *a: torch.ones(3), "a list of groups"),
     ("08", "check_groups", lambda m, *a: [{"params": m.parameters(), "lr": "fast"}], "lr is a number"),
     ("08", "check_groups", grouped(lambda n, p: False), "learns at 0.001, and should at 0.016"),
     ("08", "check_groups", grouped(lambda n, p: True), "is no adapter's B"),
     ("08", "check_groups", grouped(lambda n, p: "B" in n), "*ends* in .B"),
-    ("08", "check_groups", grouped(lambda n, p: ".B" in n or p.dim() == 1), "one-dimensional parameters"),
+    ("08", "check_groups", grouped(lambda n, p: ".B" in n), "*ends* in .B"),
+    ("08", "check_groups", grouped(lambda n, p: n.split(".")[-1] == "B"), "Right"),
+    ("08", "check_groups", grouped(lambda n, p: not of_b(n, p)), "A is fast, and B is the one"),
+    ("08", "check_groups", grouped(lambda n, p: of_b(n, p) or p.dim() == 1), "one-dimensional parameters"),
     ("08", "check_groups", grouped(lambda n, p: n.endswith(".A")), "A is fast, and B is the one"),
     ("08", "check_groups", grouped(of_b, decay=lambda n: n.endswith(".B")), "weight decay of None"),
     ("08", "check_groups", grouped(of_b, trained=False), "frozen, and in a group"),
@@ -689,6 +777,8 @@ ANSWERS += [
     ("08", "check_breaks", [True, False, True, False], "a dict with the keys"),
     ("08", "check_estimates", (1 / 16, 256), "Right"),
     ("08", "check_estimates", [0.063, "256"], "Right"),
+    ("08", "check_estimates", (0.06, 256), "Right"),
+    ("08", "check_estimates", (0.0625, 250), "the ratio: go through"),
     ("08", "check_estimates", torch.tensor([0.0625, 256.0]), "Right"),
     ("08", "check_estimates", np.array([0.0625, 256.0]), "Right"),
     ("08", "check_estimates", (1.0, 16), "write your answer"),
@@ -734,6 +824,11 @@ WRONG_WEIGHTS = [
     (lambda W, A, B, s, m: m[:, None] * F.normalize(W, dim=1) + s * B @ A, "belongs inside"),
     (lambda W, A, B, s, m: W + (m / (W + s * B @ A).norm(dim=1))[:, None] * s * B @ A, "the adapter alone"),
     (lambda W, A, B, s, m: dora_weight(W, A, B, 1.0, m), "scaling s is missing"),
+    (lambda W, A, B, s, m: m[:, None] * (W + s * B @ A), "not divided by their norm"),
+    (lambda W, A, B, s, m: m[:, None] * F.normalize(W + s * B @ A) / (W + s * B @ A).norm(dim=1)[:, None], "squared"),
+    (lambda W, A, B, s, m: (W + s * B @ A) * ((W + s * B @ A).norm(dim=1) / m)[:, None], "upside down"),
+    (lambda W, A, B, s, m: dora_weight(W, A, B, s, m) - W, "the change alone"),
+    (lambda W, A, B, s, m: (m / (W + B @ A).norm(dim=1))[:, None] * (W + s * B @ A), "in the norm alone"),
     (lambda W, A, B, s, m: m[:, None] * (W + s * B @ A) / (W + s * B @ A).norm(), "one norm"),
     (lambda W, A, B, s, m: 3 * W, "none of the usual mistakes"),
 ]
@@ -757,6 +852,18 @@ ANSWERS += [
         "bias is rescaled too",
     ),
     ("09", "check_forward", lambda x, W, A, B, s, m, b: F.linear(x, dora_weight(W, A, B, s, m)), "bias is missing"),
+    (
+        "09",
+        "check_forward",
+        lambda x, W, A, B, s, m, b: m / (W + s * B @ A).norm(dim=1) * (x @ W + s * (x @ A.T) @ B.T) + b,
+        "transposed",
+    ),
+    (
+        "09",
+        "check_forward",
+        lambda x, W, A, B, s, m, b: m / W.norm(dim=1) * F.linear(x, W + s * B @ A, b),
+        "the bias is rescaled too",
+    ),
     ("09", "check_forward", lambda *a: as_forward(dora_weight)(*a) + a[-1], "in it twice"),
     ("09", "check_forward", lambda *a: 7, "give back the output"),
     ("09", "check_forward", lambda x, W, A, B, s, m, b: x @ A @ B, "RuntimeError"),
@@ -780,6 +887,10 @@ ANSWERS += [
     ("09", "check_count", 8 * 5120 + 8, "not one for each rank"),
     ("09", "check_count", 8 * 5120 + 8 * 4096, "has no rank"),
     ("09", "check_count", 4096, "magnitude alone"),
+    ("09", "check_count", 36_864, "A is missing"),
+    ("09", "check_count", 12_288, "B is missing"),
+    ("09", "check_count", 8192, "A alone"),
+    ("09", "check_count", 32_768, "B alone"),
     ("09", "check_count", 4096 * 1024, "frozen weight"),
     ("09", "check_count", 1, "count A, B and the magnitude"),
     ("09", "check_count", None, "count A, B and the magnitude"),
@@ -881,6 +992,15 @@ def along_u(W0, W1, c):
     return W1 + (c - 1) * u @ (u.T @ (W1 - W0))
 
 
+def shrink_at(find):
+    def shrunk(W0, W1, c):
+        u, s, vt = svd(W1)
+        which = find(W0, W1)
+        return W1 + (c - 1) * (u[:, which] * s[which]) @ vt[which]
+
+    return shrunk
+
+
 def shrink_in_place(W0, W1, c):
     shrunk = shrink(W0, W1, c)
     W1 -= W0
@@ -901,7 +1021,13 @@ ANSWERS += [
     ("11", "check_shrink", along_u, "part of ΔW along u"),
     ("11", "check_shrink", of_delta, "directions are those of ΔW"),
     ("11", "check_shrink", lambda a, b, c: b + (c - 1) * piece(b, a, rest=True), "everything but the intruders"),
-    ("11", "check_shrink", lambda a, b, c: b, "off by"),
+    ("11", "check_shrink", shrink_at(lambda a, b: intruder_dimensions(a, b)[:1]), "top intruder alone"),
+    ("11", "check_shrink", shrink_at(lambda a, b: intruder_dimensions(a, b, k=30)), "ten leading"),
+    ("11", "check_shrink", shrink_at(lambda a, b: list(range(len(intruder_dimensions(a, b))))), "other places"),
+    ("11", "check_shrink", shrink_at(lambda a, b: intruder_dimensions(b, a)), "W0 comes first"),
+    ("11", "check_shrink", shrink_at(lambda a, b: intruder_dimensions(a, b, side="right")), "left vectors"),
+    ("11", "check_shrink", lambda a, b, c: b, "nothing has changed"),
+    ("11", "check_shrink", lambda a, b, c: c * b, "off by"),
     ("11", "check_shrink", lambda a, b, c: b[:5], "one weight of the shape"),
     ("11", "check_shrink", lambda a, b, c: None, "one weight of the shape"),
     ("11", "check_shrink", raises, "KeyError"),
@@ -913,7 +1039,11 @@ ANSWERS += [
     ("11", "check_difference", "-0.1", "Right"),
     ("11", "check_difference", 4.0 - 3.8, "compares the ends"),
     ("11", "check_difference", 3.0 - 3.2, "points before"),
-    ("11", "check_difference", 0.1, "which of the two"),
+    ("11", "check_difference", "\u22120.1", "Right"),
+    ("11", "check_difference", 3.0 + 0.6 * 1.0 - 3.5, "sign turned, or are the weights"),
+    ("11", "check_difference", 0.0, "nearer to 2.2"),
+    ("11", "check_difference", 3.4 - 1.4, "what the first has forgotten"),
+    ("11", "check_difference", 3.5 - 1.4, "what the second has forgotten"),
     ("11", "check_difference", 3.4, "the first run's"),
     ("11", "check_difference", 7, "straight line"),
     ("11", "check_difference", None, "one number"),
@@ -962,6 +1092,7 @@ ANSWERS += [
     ("A2", "check_tokens", lambda F, S, a, q: (S / (q - 1) + F) / a, "where they help LoRA"),
     ("A2", "check_tokens", lambda F, S, a, q: (S / q - F) / a, "a share of q - 1"),
     ("A2", "check_tokens", lambda F, S, a, q: S / (q - 1) - F, "divide by those of a token"),
+    ("A2", "check_tokens", lambda F, S, a, q: (S * q / (q - 1) - F) / a, "a share of full fine-tuning's"),
     ("A2", "check_tokens", lambda F, S, a, q: 0, "solve for n"),
     ("A2", "check_tokens", lambda F, S, a, q: None, "write your answer"),
     ("A2", "check_tokens", 3, "without calling it"),
@@ -990,7 +1121,7 @@ def toy_loss(change: dict) -> float:
         (layers(3.3, 3.8), "Right: mlp costs more, 0.60"),
         (layers(torch.tensor(3.3), np.float64(3.8)), "Right: mlp costs more"),
         (layers("3.3", "3.80000"), "Right"),
-        (layers(3.31, 3.8), "take base 1"),
+        (layers(3.31, 3.8), "cut the *change* to rank 4"),
         (layers(3.8, 3.3), "exchanged"),
         (layers(3.2, 3.8), "nothing was cut"),
         (layers(3.3, 3.9), "every layer cut"),
@@ -1027,6 +1158,23 @@ ANSWERS += [
     ("A3", "check_pages", 99, "which ones stay"),
     ("A3", "check_pages", 33, "two rounds"),
     ("A3", "check_pages", None, "one number"),
+]
+
+
+# Appendix A4
+
+ANSWERS += [
+    ("A4", "check_shares", (50, -16.7), "Right"),
+    ("A4", "check_shares", torch.tensor([50.0, -50 / 3]), "Right"),
+    ("A4", "check_shares", ["50", "-16.67"], "Right"),
+    ("A4", "check_shares", (0.5, -0.167), "in percent"),
+    ("A4", "check_shares", (50, 116.7), "the share that is lost"),
+    ("A4", "check_shares", (25.7, -8.6), "divides by the loss before"),
+    ("A4", "check_shares", (52.9, -17.6), "divides by the loss just after"),
+    ("A4", "check_shares", (50, 16.7), "less than nothing"),
+    ("A4", "check_shares", (50, 0), "do not cut it off"),
+    ("A4", "check_shares", (1, 2), "what was learnt is"),
+    ("A4", "check_shares", 50, "two numbers"),
 ]
 
 

@@ -1,5 +1,6 @@
 """The exercises of chapter 02: the count, break-even, a slip in print, and a budget."""
 
+import math
 from dataclasses import replace
 
 from lora_from_scratch.analysis.counting import ALL_LINEAR, ATTENTION, MLP, MODELS, lora_parameters, prints_as
@@ -65,7 +66,7 @@ def check_slip(answer) -> str:
     rank = number(answer["rank"])
     if answer["matrices"] not in ("qv", "qkvo"):
         return not_yet(f'matrices is {answer["matrices"]!r}; write "qv" or "qkvo"')
-    if rank is None or rank != int(rank) or rank < 1:
+    if rank is None or not math.isfinite(rank) or rank != int(rank) or rank < 1:
         return not_yet(f"rank is {answer['rank']!r}; it is a whole number")
     targets = ("q_proj", "v_proj") if answer["matrices"] == "qv" else ATTENTION
     count = lora_parameters(MODELS["GPT-3 175B"].shapes(targets), int(rank))
@@ -79,7 +80,7 @@ def check_rank(answer) -> str:
     if answer is None:
         return STUB
     rank = number(answer)
-    if rank is None or rank < 1:
+    if rank is None or not math.isfinite(rank) or rank < 1:
         return not_yet("give a rank, a whole number from 1 up")
     llama = MODELS["Llama-3-8B"]
     count = lambda r: lora_parameters(llama.shapes(ALL_LINEAR), r)  # noqa: E731

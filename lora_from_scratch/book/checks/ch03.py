@@ -64,7 +64,7 @@ def check_merge_of_two(function) -> str:
     got = tensor(found)
     if got is None:
         return not_yet(f"give one tensor of shape (5, 6), and not {type(found).__name__}")
-    words = {words for words, wrong in answers.items() for each in wrong if same(got, each)}
+    words = {words for words, wrong in answers.items() for each in wrong if same(got, each, 1e-5)}
     if words == {"right"}:
         changed = not torch.equal(W0, first.base.weight)
         return (
