@@ -45,6 +45,9 @@ def check_tokens(function) -> str:
         "the frozen weights are on both sides": lambda F, S, a, q: S / (q - 1) / a,
         "that leaves the weights out where they help LoRA": lambda F, S, a, q: (S / (q - 1) + F) / a,
         "a ratio of q means that a share of q - 1 of LoRA's bytes is saved": lambda F, S, a, q: (S / q - F) / a,
+        "that is a saving of a share of full fine-tuning's bytes; the ratio is over LoRA's": lambda F, S, a, q: (
+            (S * q / (q - 1) - F) / a
+        ),
         "these are bytes; divide by those of a token": lambda F, S, a, q: S / (q - 1) - F,
     }
     cases = [(F, S, a, q) for (F, S, a, _), q in zip(CASES, (1.25, 1.5), strict=True)]

@@ -10,8 +10,8 @@ COLOURS = (plots.SKY, plots.BLUE, plots.BLACK, plots.ORANGE, plots.RED)
 def falling(curves: dict[str, list], dots: dict[str, list], ends: dict[str, tuple]) -> Figure:
     """Bytes of full fine-tuning over LoRA's, against the tokens of a step in units of the crossover.
 
-    `curves` is {name: [(tokens over crossover, ratio)]}, `dots` the same, of real steps; `ends` {name: where a card
-    is full}.
+    `curves` is {name: [(tokens over crossover, ratio)]}, `dots` the same, of real steps' peaks; `ends` {name: where a
+    card is full}.
     """
     fig, (ax,) = plots.canvas(width=8.2, height=4.6)
     for colour, (name, points) in zip(COLOURS, curves.items(), strict=False):
@@ -21,11 +21,11 @@ def falling(curves: dict[str, list], dots: dict[str, list], ends: dict[str, tupl
             ax.plot(*zip(*dots[name], strict=True), "o", color=colour, markersize=4)
         if name in ends:
             ax.plot(*ends[name], "X", color=colour, markersize=11, markeredgecolor="white", zorder=5)
-            ax.annotate(
-                "an 80 GB card is full", ends[name], (8, 6), textcoords="offset points", color=colour, fontsize=9
-            )
+            above = ends[name][1] > 1.5  # below that, the other lines and dots lie above the cross
+            ax.annotate("an 80 GB card is full", ends[name], (8, 6) if above else (-8, -12), color=colour, fontsize=9,
+                        textcoords="offset points", ha="left" if above else "right")  # fmt: skip
     starts = {name: points[0][1] for name, points in curves.items()}
-    ax.set(xscale="log", ylim=(0.9, None), xlim=(0.02, 20), xticks=[0.1, 1, 10], xticklabels=["0.1", "1", "10"],
+    ax.set(xscale="log", ylim=(0.6, None), xlim=(0.02, 20), xticks=[0.1, 1, 10], xticklabels=["0.1", "1", "10"],
            xlabel="tokens a step, as a multiple of the crossover", ylabel="full over LoRA, in bytes")  # fmt: skip
     nudges = plots.apart(ax, starts)
     for colour, (name, points) in zip(COLOURS, curves.items(), strict=False):
