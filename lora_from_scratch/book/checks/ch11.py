@@ -22,9 +22,15 @@ def weights() -> tuple[Tensor, Tensor]:
 def wrongly(which: str, W0: Tensor, W1: Tensor, c: float) -> Tensor:
     """What a function with that mistake gives."""
     U, s, Vt = torch.linalg.svd(W1 - W0 if which == "of ΔW" else W1, full_matrices=False)
-    places = intruder_dimensions(W0, W1)
-    if which == "the rest":
-        places = [i for i in range(len(s)) if i not in places]
+    places = intruder_dimensions(W0, W1, k=len(s) if which == "all places" else 10)
+    other_places = {
+        "the rest": [i for i in range(len(s)) if i not in places],
+        "top": places[:1],
+        "the first": list(range(len(places))),
+        "swapped": intruder_dimensions(W1, W0),
+        "right": intruder_dimensions(W0, W1, side="right"),
+    }
+    places = other_places.get(which, places)
     piece = (U[:, places] * s[places]) @ Vt[places]
     results = {
         "all of ΔW": W0 + c * (W1 - W0),
@@ -33,6 +39,7 @@ def wrongly(which: str, W0: Tensor, W1: Tensor, c: float) -> Tensor:
         "gone": W1 - piece,
         "only these": c * piece,
         "σ forgotten": W1 + (c - 1) * U[:, places] @ Vt[places],
+        "untouched": W1,
         "along u": W0 + (W1 - W0) + (c - 1) * U[:, places] @ (U[:, places].T @ (W1 - W0)),
     }
     return results.get(which, W1 + (c - 1) * piece)
@@ -48,6 +55,12 @@ MISTAKES = {
     "it shrinks only the part of ΔW along u; the piece of W1 holds a part of W0 too": "along u",
     "the directions are those of ΔW; intruders are directions of W1": "of ΔW",
     "it shrinks everything but the intruders": "the rest",
+    "that shrinks the top intruder alone; shrink all of them": "top",
+    "only the ten leading vectors are asked whether they are intruders; leave k as it is": "all places",
+    "that shrinks the leading vectors, as many as there are intruders; these stand at other places": "the first",
+    "W0 comes first in intruder_dimensions, W1 second": "swapped",
+    "the intruders are told by their left vectors, as in the paper": "right",
+    "nothing has changed; the function gives back W1": "untouched",
 }
 
 
@@ -77,7 +90,7 @@ def check_shrink(function) -> str:
 
 def check_difference(answer) -> str:
     """How much more the first run has forgotten than the second, both at a loss of 2.0: -0.1."""
-    got = number(answer)
+    got = number(answer.replace("\u2212", "-") if isinstance(answer, str) else answer)  # a typeset minus sign
     if got is None:
         return not_yet("give one number")
     if abs(got + 0.1) < 0.005:
@@ -85,7 +98,10 @@ def check_difference(answer) -> str:
     hints = {
         0.2: "that compares the ends",
         -0.2: "that compares the points before",
-        0.1: "that is the size; which of the two has forgotten more?",
+        0.1: "the size is right: is the sign turned, or are the weights of the first run's two points swapped?",
+        0.0: "2.0 is not half way between the first run's points: it lies nearer to 2.2",
+        2.0: "that is what the first has forgotten; take off what the second has",
+        2.1: "that is what the second has forgotten; take it off what the first has",
         3.4: "that is the first run's; take off the second's",
         3.5: "that is the second run's; take it off the first's",
     }
