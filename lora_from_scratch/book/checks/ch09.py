@@ -40,7 +40,12 @@ def wrong_weights(W0: Tensor, A: Tensor, B: Tensor, s: float, m: Tensor) -> dict
         axis + ", and the magnitude goes with it": m * V / V.norm(dim=0),
         "the factor multiplies columns instead of rows: it needs [:, None]": V * m / n,
         "you divide by the norm of W0, which is the norm at the start only": (m / old)[:, None] * V,
-        "the magnitude is not used: m stands on top": (old / n)[:, None] * V,
+        "the magnitude is not used: the rows keep their lengths in W0": (old / n)[:, None] * V,
+        "the rows are not divided by their norm: m multiplies the whole row": m[:, None] * V,
+        "the norm is squared: take its root": g / n[:, None] * V,
+        "the factor stands upside down: it is m over the norm": V / g,
+        "that is the change alone: W0 is still to be added": g * V - W0,
+        "the scaling s is missing in the norm alone": (m / (W0 + BA).norm(dim=1))[:, None] * V,
         "the magnitude is missing: each row has length 1": V / n[:, None],
         "only BA is normalized: the direction is that of the whole W0 + s BA": W0 + m[:, None] * F.normalize(BA, dim=1),
         "the update is added after the rescaling: it belongs inside": m[:, None] * F.normalize(W0, dim=1) + s * BA,
@@ -69,6 +74,10 @@ def check_forward(function) -> str:
     factor = parts[4] / (parts[0] + parts[3] * parts[2] @ parts[1]).norm(dim=1)
     if same(got, factor * V):
         return not_yet("the bias is rescaled too: add it after the rescaling")
+    if same(got, (parts[4] / parts[0].norm(dim=1)) * V):
+        return not_yet("the norm is that of W0, which is the norm at the start only, and the bias is rescaled too")
+    if same(got, factor * (x @ (parts[0] + parts[3] * (parts[2] @ parts[1]).T)) + bias):
+        return not_yet("W0 has to be transposed: x @ W0.T")
     if same(got, g):
         return not_yet("the bias is missing")
     if same(got, right + bias):
@@ -114,6 +123,10 @@ def check_count(answer) -> str:
         lora + 8: "the magnitude is one number for each output, and not one for each rank",
         lora + 8 * 4096: "the magnitude has no rank: one number for each output",
         4096: "that is the magnitude alone; A and B come on top",
+        8 * 4096 + 4096: "A is missing: it has 8 numbers for each input",
+        8 * 1024 + 4096: "B is missing: it has 8 numbers for each output",
+        8 * 1024: "that is A alone",
+        8 * 4096: "that is B alone",
         4096 * 1024: "that is the frozen weight",
     }
     return not_yet(mistakes.get(got, "count A, B and the magnitude"))
