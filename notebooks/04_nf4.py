@@ -445,11 +445,11 @@ results.figure(
 
 # %% [markdown] rests_on="04.equal_use=partly, 04.equal_costs=holds"
 # Where the numbers are normal, with one constant for all of them, the promise is nearly kept: the entropy is full to a
-# hundredth of a bit, though single bins are off by up to a seventh. In blocks of 16 the entropy is as full, but
-# bins are off by nearly a fifth. From 64 on the promise is broken, the more the larger the blocks: in blocks of 64, the
-# size that is used, the indices carry about 3.88 bits of 4. So "optimal for normal weights" holds for normal numbers
-# divided by the constant that the levels were made for, and not for blocks divided by their own absmax: Yoshida's
-# point.
+# hundredth of a bit, though single bins are off by up to a seventh. In blocks of 16 the entropy is as full, but bins
+# are off by nearly a fifth. From 64 on the promise is broken, the more the larger the blocks: in blocks of 64, the size
+# that is used, the indices carry about 3.88 bits of 4. So "optimal for normal weights" holds for normal numbers divided
+# by the constant that the levels were made for, barely so, by our line, in blocks of 16, and not in blocks of 64 and
+# more: Yoshida's point.
 #
 # Why is even the first row not at 6.25 % everywhere? A value goes to its *nearest* level, so bins end half way between
 # two levels. And eight levels share one half of the bell, seven the

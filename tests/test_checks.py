@@ -927,6 +927,8 @@ ANSWERS += [
     ("10", "check_intruders", intruders(lambda a, b, k: likeness(a, b).amax(0), form=torch.tensor), "Right"),
     ("10", "check_intruders", intruders(lambda a, b, k: likeness(a, b).amax(0), form=set), "Right"),
     ("10", "check_intruders", intruders(full_svd), "Right"),
+    ("10", "check_intruders", lambda *q: torch.tensor(intruder_dimensions(*q)).view(-1, 1), "Right"),
+    ("10", "check_intruders", intruders(lambda a, b, k: likeness(a, b)[:, :k].amax(1)), "dim=0"),
     ("10", "check_intruders", intruders(lambda a, b, k: full_svd(a, b, k, None)), "no singular value of W0"),
     ("10", "check_intruders", intruders(lambda a, b, k: (svd(a).U @ svd(b).U.T).abs().amax(0)), "compares rows"),
     ("10", "check_intruders", subtracting, "Right"),

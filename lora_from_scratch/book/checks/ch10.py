@@ -32,6 +32,7 @@ MISTAKES = {  # the largest likeness of each leading vector, as a usual mistake 
     "with full_matrices=True, U0 has columns that belong to no singular value of W0; leave them out": "full",
     "these are the right vectors; the definition takes the left ones": "right",
     "rows and columns are exchanged: take the largest cosine over the vectors of W0, not over those of W1": "axis",
+    "rows and columns are exchanged: the largest cosine is over the vectors of W0, dim=0": "axis of k",
     "an intruder's likeness is *below* ε; these are the vectors that are above it": "above",
 }
 
@@ -42,8 +43,9 @@ def wrongly(which: str, W0: Tensor, W1: Tensor, k: int, epsilon: float) -> list[
     U1, _, V1t = torch.linalg.svd(W1 - W0 if which == "delta" else W1, full_matrices=False)
     cosines = {"right": lambda: V0t @ V1t.T, "transposed": lambda: U0 @ U1.T}.get(which, lambda: U0.T @ U1)()
     cosines = cosines if which == "signed" else cosines.abs()
-    if which in ("same place", "leading", "axis"):
-        best = {"same place": cosines.diagonal(), "leading": cosines[:k].amax(0), "axis": cosines.amax(1)}[which]
+    if which in ("same place", "leading", "axis", "axis of k"):
+        rows = {"axis": cosines.amax(1), "axis of k": cosines[:, :k].amax(1)}
+        best = ({"same place": cosines.diagonal(), "leading": cosines[:k].amax(0)} | rows)[which]
     else:
         best = cosines.amax(0)
     return [j for j in range(k) if (best[j] >= epsilon if which == "above" else best[j] < epsilon)]
@@ -59,6 +61,8 @@ def check_intruders(function) -> str:
         if problem:
             return problem
         places = None if found is None else tensor(list(found) if isinstance(found, (set, range)) else found)
+        if places is not None and places.dim() == 2 and 1 in places.shape:  # as torch.nonzero gives them
+            places = places.flatten()
         if places is None or places.dim() > 1 or not torch.equal(places, places.nan_to_num().round()):
             return not_yet("give back the places of the intruders, a list of whole numbers")
         if places.numel() == 10 and set(places.tolist()) <= {0, 1}:

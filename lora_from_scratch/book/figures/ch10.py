@@ -42,7 +42,7 @@ def counts(ten: Sequence[Mapping], first: Sequence[Mapping], tasks: Sequence[str
                 ax.errorbar(np.arange(len(own)) + shift, means, yerr=np.nan_to_num(halves), linestyle="none",
                             marker="o", color=plots.BLUE, markerfacecolor=face, capsize=3,
                             label="trained" if shift < 0 else "random, the same singular values")  # fmt: skip
-            ax.set(xticks=range(len(own)), title=task, ylim=(-0.05, 1.05) if both is first else (-0.2, None))
+            ax.set(xticks=range(len(own)), title=task, ylim=(-0.05, 1.08) if both is first else (-0.2, None))
             ax.set_xticklabels([label.replace(", ", ",\n") for label in own], fontsize=8, rotation=30)
     axes[0][0].set_ylabel("intruders a matrix, of ten")
     axes[1][0].set_ylabel("share of leading vectors that are one")
