@@ -7,8 +7,9 @@
     h = g · (W0 x + s · B A x) + bias,      g = magnitude / n, one number for each of the d_out outputs
 
 The magnitude starts as the row norms of W0, so g starts at 1 and the layer equal to its base. (The paper says
-"column-wise", because its W is the transpose of PyTorch's.) Three things are easy to get wrong, and each is one line
-below: the norm runs over the inputs of one output; the bias is not rescaled; the merge uses the same g.
+"column-wise", because its W is the transpose of PyTorch's: nbasyl/DoRA, issue 1.) Three things are easy to get wrong,
+and each is one line below: the norm runs over the inputs of one output; the bias is not rescaled; the merge uses the
+same g.
 
 For the gradient, n counts as a constant (section 4.3), so nothing of its computation is kept for backward. And it is
 computed without ever building B A: with w a row of W0 and u the same row of s · B A,

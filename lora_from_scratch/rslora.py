@@ -2,8 +2,8 @@
 
     h = W0 x + s · B A x,        s = alpha / sqrt(r)   instead of   alpha / r
 
-Under alpha / r the update and its gradients shrink as the rank grows; with the square root they keep their
-size. That one factor is the whole method: hand this function to a LoRA layer as its `scaling`.
+Under alpha / r the first gradient of B shrinks as the rank grows; with the square root it keeps its size. That one
+factor is the whole method: hand this function to a LoRA layer as its `scaling`.
 
     LoRALinear(base, rank=64, alpha=16, scaling=rslora_scaling)
 

@@ -193,7 +193,7 @@ for rank in (1, 4, 16, 64):
         nn.init.normal_(layer.B)
         norms.append(layer.delta_weight().norm().item())
     rows.append([rank, 32 / rank, f"{norms[0]:.0f}", f"{norms[1]:.0f}"])
-print(stats.table(["rank", "alpha / r", "size of the update under alpha/r", "under alpha/sqrt(r)"], rows))
+print(stats.table(["rank", "alpha / r", "size of the update under alpha / r", "under alpha / √r"], rows))
 
 # %% [markdown]
 # A sum of `r` independent terms grows as `√r`, so for random factors `alpha / r` over-corrects, and `alpha / √r` keeps
@@ -479,7 +479,7 @@ for name in ("A zero", "A zero, small B"):
 # By Kaiming's rule `B` = 0 ends lower than `A` = 0, by 0.26 nats, each at its own best rate, and all three bases agree.
 # `A` = 0 did best at a rate a third as high, which the grid leaves open. With both random the model is spoilt before
 # the first step (5.68 instead of 1.40 on English). It ends 1.27 nats above `B` zero, about where letter frequencies
-# stand: 200 steps do not repair it.
+# stand: 200 steps do not repair it. (At all rates tried it was near there, so its best rate says little.)
 
 # %% [markdown] rests_on="01.smaller_b=holds, 01.a_zero_small=not settled, 01.both_random_small=not settled"
 # Much of this is the size of `B`. Beside `A` = 0, a `B` as small as `A` ends lower than a `B` of Kaiming's size, on

@@ -223,8 +223,9 @@ results.record(gap=gap, lead=lead)
 
 # %% [markdown]
 # Compare what the start holds of the *error* with noise of the same shape (the last line), and with what it gives back
-# of the *loss*. Where the second is larger, either the loss grows faster than the square of the error, or the
-# directions that it takes are worse than others of their size.
+# of the *loss*. At 4 bits it holds hardly more of the error than of noise, and gives back about that much of the loss.
+# At 2 bits it gives back more than it holds. Either the loss grows faster there than the square of the error, or the
+# directions that it takes are worse than others of their size; we did not ask which.
 #
 # ## Training over each base
 #
@@ -357,9 +358,9 @@ start_above = {k: [a - b for a, b in zip(starts[k], before["16 bit", "B zero"], 
 results.figure(
     figures.english(start_above, {k: open_[k] for k in won}),
     "english",
-    "How far each line stands above the 16-bit base, on English. Open: neither trained, with the start of that line. "
-    "Full: both trained, rank 16. The start by chance begins where the start at zero does. Third panel: the full marks "
-    "of the second, alone. Bars: 95 % intervals of the paired differences over bases.",
+    "How far each line stands above the 16-bit base (dashed), on English. Open: neither trained, with the start of "
+    "that line. Full: both trained, rank 16. The start by chance begins where the start at zero does. Third panel: "
+    "the full marks of the second, alone. Bars: 95 % intervals of the paired differences over bases.",
     alt="Three panels on scales of their own. Four bits and two bits: every line goes from an open mark to a full one "
     "nearer to zero, the 16-bit base. Two bits after training: SVD ends lowest; zero and chance lie side by side.",
 )
@@ -417,8 +418,8 @@ as_good.measure(stats.interval(off), chance=stats.interval(lost_all))
 #
 # The difference is 0.004 nats in the mean, about half of the gap, and its interval is ten times as wide to each side.
 # Whether an adapter over NF4 learns rot13 as well, to within so small a margin, these runs cannot tell, and could not
-# have told: at this scatter it would take some 60 bases. What they do say: the difference is nowhere near the size of
-# what LoRA learns, which is 3 nats.
+# have told: at this scatter it would take some 60 bases, even if there were no difference. What they do say: the
+# difference is nowhere near the size of what LoRA learns, which is 3 nats.
 #
 # ## Merging over a 4-bit base
 #
@@ -520,8 +521,8 @@ print(
 # a tenth as large arrives at two thirds, and one of three hundredths hardly at all: by then nearly no entry reaches
 # half a step. (Errors above 100 %: a block's scale follows its largest weight, so weights with the same code move too.)
 #
-# An adapter belongs to the base that it was trained beside, even if the other one is the more precise: there the more
-# precise base costs as much as a blind move of that size. So this does not show that the adapter has learnt to make up
+# Here an adapter ends lowest beside the base that it was trained beside, even where the other one is the more precise:
+# that one costs it as much as a blind move of that size. So this does not show that the adapter has learnt to make up
 # for the errors of NF4, and the row is not settled. (An earlier edition, on fewer windows, held it against zero, where
 # it passed.)
 #

@@ -541,7 +541,7 @@ results.figure(
     "How far ratio 16 is ahead of ratio 1 in training loss, each at its own rate. A thin line a seed; below 0, ratio "
     "16 is ahead. (The tables' losses are of held-out text.)",
     alt="Lines of the training loss at ratio 16 minus that at ratio 1, one for each base and a thick mean. All stay "
-    "below zero: far below at the start, nearer and nearer towards the end.",
+    "below zero: far below at the start, then close below.",
 )
 
 # %% [markdown] rests_on="08.better=not settled, 08.ratio=not settled, 08.faster=not reproduced, 08.trap=holds"
@@ -677,7 +677,7 @@ results.record(learnt={f"{t}, {k}": v for (t, k), v in learnt.items()})
 #
 # **The proof** holds in a real training: LoRA+ at ratio 16 and LoRA at 16 times its alpha end at updates that are 0.4 %
 # apart. Ratio 4 is 97 % away, at the same loss. So without weight decay tuning alpha does what the ratio does. With it
-# the two are 36 % apart, and their losses still only 0.004 nats: the loss cannot tell.
+# the two are 36 % apart, and their losses differ by 0.004 nats, with an interval that holds 0: the loss cannot tell.
 #
 # **The mechanism** is there too. At one rate `B`'s own part is 0.32 and 0.45, near the estimate of 0.35; at ratio 16 it
 # is about 0.9. At ratio 64 it is `A`'s part that has become small, 0.23. But on the near task the model with the larger

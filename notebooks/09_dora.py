@@ -55,8 +55,8 @@ seeds = range(1, size.seeds + 1)
 # $$W' = m \cdot \frac{W_0 + s\,BA}{\lVert W_0 + s\,BA \rVert}$$
 #
 # with one norm for each output row. At the start `m` is the norm of the row of `W0`, and `B` is zero, so nothing has
-# changed. (The paper says "column-wise". It writes weights as (in, out), PyTorch stores them as (out, in), so its
-# columns are our rows.)
+# changed. (The paper says "column-wise". Its first author explains that the matrix in its figure is (in, out),
+# nbasyl/DoRA issue 1; PyTorch stores (out, in), so its columns are our rows.)
 #
 # Dividing a row by its norm divides one output, so the rescaling moves behind the product. With
 # `g = m / ‖W0 + s BA‖`, one number an output, `h = g · (W0 x + s BA x) + bias`. That is the layer:
@@ -769,9 +769,9 @@ print(check.check_count(my_count))
 # ```
 #
 # Output, gradients and merge are those of our layer; `make parity` compares them. Two differences. PEFT builds `BA` in
-# every step, by sending an identity matrix through `A` and `B`; `make bench` shows what that costs. And with
-# `lora_dropout` above 0, PEFT's DoRA also drops entries of the input on the base's path in its correction term. Ours
-# drops on the adapter's path alone, as in LoRA.
+# every step, by sending an identity matrix through `A` and `B`; `make bench` times a step of its layer beside one of
+# ours, with all else that differs between them. And with `lora_dropout` above 0, PEFT's DoRA also drops entries of the
+# input on the base's path in its correction term. Ours drops on the adapter's path alone, as in LoRA.
 #
 # ## What to take along
 #

@@ -417,9 +417,9 @@ print(f"{name}: place {top}, σ {sigma[top]:.2f} -> {0.7 * sigma[top]:.2f}; the 
 # - **the rest of ΔW, as far**: what `ΔW` writes at right angles to the intruder `u_i`, made smaller by as much.
 #   (Shrinking the intruder changes only what is written along `u_i`; this is all the other.)
 #
-# At rank 1 the intruder is nearly all of the update, and there is next to no rest. So the tests ask ranks 4 and 16;
-# rank 1 is printed beside them. And we add **all intruders** among the ten leading vectors, which is what PEFT's
-# `reduce_intruder_dimension` scales.
+# At rank 1 the intruder is nearly all of the update. The whole of the rest is then taken away, and still it does not
+# move as far; so that row says nothing at rank 1. The tests ask ranks 4 and 16. And we add **all intruders** among the
+# ten leading vectors, which is what PEFT's `reduce_intruder_dimension` scales.
 
 
 # %%
@@ -745,10 +745,10 @@ print(check.check_difference(my_difference))
 # peft_model.set_adapter("default")  # back to the adapter as it was
 # ```
 #
-# It scales all intruders among the `top_k`, then cuts the update to the adapter's rank again, so that it fits into an
-# adapter. Its docstring calls `mitigation_lambda` the portion that is *subtracted*; the code leaves that portion and
-# subtracts the rest. Pass what you want to keep. The equal shrink needs no function: multiply the `scaling` of each
-# LoRA layer by `t`.
+# It scales all intruders among the `top_k`. Each of their pieces of `W1` may add one to the rank of the change: two
+# intruders make rank 4 into 6 at most. So it cuts the update to the adapter's rank again. Its docstring calls
+# `mitigation_lambda` the portion that is *subtracted*; the code leaves that portion and subtracts the rest. Pass what
+# you want to keep. The equal shrink needs no function: multiply the `scaling` of each LoRA layer by `t`.
 #
 # ## What to take along
 #

@@ -159,8 +159,12 @@ ANSWERS += [
     ("01", "check_forward", lambda x, base, A, B, a, r: base(x) + B @ (A @ x), "x @ A.T"),
     ("01", "check_forward", lambda x, base, A, B, a, r: base(x) + (B @ (A @ x.permute(2, 1, 0))).T, "x @ A.T"),
     ("01", "check_forward", lambda x, base, A, B, a, r: base(x) + a / r * x @ (B @ A), "not transposed"),
-    ("01", "check_forward", lambda x, base, A, B, a, r: forward()(x, lambda z: z @ base.weight + base.bias, A, B, a, r),
-     "weight is not transposed"),  # fmt: skip
+    (
+        "01",
+        "check_forward",
+        lambda x, base, A, B, a, r: forward()(x, lambda z: z @ base.weight + base.bias, A, B, a, r),
+        "weight is not transposed",
+    ),  # fmt: skip
     ("01", "check_forward", lambda x, base, A, B, a, r: base(x) + x.float() @ A.T @ B.T, "dtype"),
     ("01", "check_forward", lambda x, base, A, B, a, r: base(x) * 3, "order of the products"),
     ("01", "check_forward", lambda x, base, A, B, a, r: x[0], "give back the output"),
@@ -676,7 +680,7 @@ ANSWERS += [
     ("07", "check_factors", (4, 64), "the other way round"),
     ("07", "check_factors", (1 / 64, 0.25), "turn both over"),
     ("07", "check_factors", (16, 1), "terms that all agree"),
-    ("07", "check_factors", (16, 4), "alone in its batch"),
+    ("07", "check_factors", (16, 4), "your first number is for terms that all agree"),
     ("07", "check_factors", (256, 16), "the scaling alone"),
     ("07", "check_factors", (4, 4), "carries s twice"),
     ("07", "check_factors", (64, 64), "one s is lost"),

@@ -95,7 +95,7 @@ def check_factors(answer) -> str:
         (4, 64): "the other way round: which of the two divides the gradient by its size?",
         (1 / 64, 1 / 4): "by which factor does it shrink? turn both over",
         (16, 1): "that is for terms that all agree; a sum of unrelated ones grows like √r",
-        (16, 4): "your first number is for an input alone in its batch, s² r; here the terms are unrelated",
+        (16, 4): "your first number is for terms that all agree, s² r; a sum of unrelated ones grows like √r",
         (256, 16): "that is the scaling alone; the sum of r terms grows as well",
         (4, 4): "gradient descent carries s twice: once in the gradient and once in the layer",
         (16, 16): "Adam carries one s of the two, so the factors differ; start from s alone",

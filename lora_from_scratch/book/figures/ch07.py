@@ -49,10 +49,11 @@ def ranks(tuned: Mapping[str, Tuned], at: Mapping, rates: Mapping[str, float], e
     own = {name: [stats.interval(tuned[f"{name} rank {r}"].values("task_loss")) for r in every] for name in COLOURS}
     for name, colour in COLOURS.items():
         means, halves = zip(*own[name], strict=True)
-        plots.band(ax, every, means, halves, colour, label=f"{NAMES[name]}, own rate")
+        place = np.array(every) * (1.03 if name == "LoRA" else 0.97)
+        plots.band(ax, place, means, halves, colour, label=f"{NAMES[name]}, own rate")
         for which, marker in zip(rates, ("s", "^"), strict=True):
             means, halves = zip(*(stats.interval(at[name, r, which]) for r in pair), strict=True)
-            place = np.array(pair) * (1.06 if name == "LoRA" else 0.94)
+            place = np.array(pair) * (1.1 if name == "LoRA" else 0.9)
             options = {"linestyle": "none", "marker": marker, "markerfacecolor": "white", "capsize": 2}
             ax.errorbar(place, means, yerr=np.nan_to_num(halves), color=colour,
                         label=f"{NAMES[name]}, {which} ({rates[which]:.4f})", **options)  # fmt: skip
