@@ -2,7 +2,8 @@
 # # 00 · Why low rank
 #
 # **The question.** Fine-tuning moves every weight of a model. How much of that movement matters? If most of a
-# matrix's change can be thrown away afterwards, perhaps it never had to be trained.
+# matrix's change can be thrown away afterwards, perhaps it never had to be trained. (Which part can go is known only
+# after the training; so the end of the chapter trains at the rank from the start.)
 #
 # **What you will be able to do.** Take the update of a fine-tuned matrix apart into rank-one pieces. Cut it to any rank
 # in the best way there is, and know the error in advance. Measure how much of a task survives the cut, how much is
@@ -114,8 +115,8 @@ for name in tasks:
 # %% [markdown]
 # We train the full weight of every linear layer that an adapter would touch, and leave embeddings, norms and the output
 # head alone: so the changes of these matrices are the whole of what was learnt. AdamW without weight decay, a rate that
-# falls to zero, 200 steps of 16 windows (at `full`). Each task gets its own best learning rate, from a search on a log
-# grid that chapter 01 shows.
+# falls to zero, 200 steps of 16 windows of 64 characters, on three bases (at `full`). Each task gets its own best
+# learning rate, from a search on a log grid that chapter 01 shows.
 #
 # The *gain* is how far fine-tuning lowers the loss on the task. Two levels give it a meaning: blind guessing
 # (*uniform*), and knowing how often each character occurs in the task's text and nothing else (*letters*). The last
@@ -276,6 +277,9 @@ over_entries = results.finding(
     scope={"task": "all four, their mean"},
 )
 
+# %% [markdown]
+# First the loss of a base with any weights, the cuts, and the share of the gain that each leaves.
+
 # %%
 count, length = 2 * size.eval_windows, size.model.max_position_embeddings
 windows = {t: fixed_windows(task_ids(t, "held_out"), count, length)[1::2] for t in (*tasks, "text")}  # as in the sweep
@@ -321,6 +325,9 @@ for name in (*tasks, "pretraining"):
 at_eighth = {name: [of[ranks.index(eighth)] for of in by_seed] for name, by_seed in kept.items()}
 results.record(kept=kept, ranks=ranks, norms=norms)
 
+
+# %% [markdown]
+# Then the six controls, made from one change.
 
 # %%
 def only(matrix, places):
@@ -372,6 +379,9 @@ for task, row in survives.items():
 least = lambda of: [min(own) for own in zip(*(of[task] for task in tasks), strict=True)]  # noqa: E731
 entries = {name: of["entries"] for name, of in by_control.items()}
 more_rank.measure(*(stats.paired(of["pretraining"], least(of)) for of in (at_eighth, entries)))
+
+# %% [markdown]
+# And the cut and the largest entries once more, on new trainings.
 
 # %%
 again = {t: second_time(tuned[t].run, size) for t in tasks}
@@ -483,7 +493,7 @@ adaptation = results.claim(
     "tenths of full fine-tuning's gain",
     source="arXiv 2106.09685v2, section 1 (a hypothesis)",
     read="full text",
-    published="low; r of 1 to 8 is used for matrices 12,288 wide",
+    published="low: r of one or two suffices where the full rank is 12,288 (GPT-3)",
     test={task: AtLeast(0.9, "the line and the eighth are ours") for task in ("rot13", "cipher-6")},
     scope={"task": "rot13 and cipher-6"},
 )
@@ -592,7 +602,7 @@ results.figure(
 # less.
 #
 # What this chapter does not show: that the rank needed stays small as models grow. The paper's matrices are a hundred
-# times wider, and its tasks closer to what the model knew. Here an eighth of full rank is 16 directions out of 128;
+# times wider, and its tasks are others. Here an eighth of full rank is 16 directions out of 128;
 # there, rank 8 is less than a thousandth.
 #
 # ## Exercises

@@ -265,7 +265,7 @@ results.figure(
     "first",
     "The first gradient of B, and what one step does to the layers' outputs, relative to rank 1, mean over bases with "
     "95 % intervals. Dotted: a sum that grows like √r (lower line of each colour) and like r (upper; left: √r alone). "
-    "Where two of them lie on each other, the dots alternate.",
+    "Where two of them lie on each other, the dots alternate. Each panel has a scale of its own.",
     alt="Three panels over the rank, both axes logarithmic. The first gradient falls like one over root r under "
     "alpha over r and stays level under alpha over root r. The changes made by a descent step and by an Adam "
     "step leave the lower dotted line and bend towards the upper one as the rank grows.",

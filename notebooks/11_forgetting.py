@@ -19,7 +19,9 @@
 # appendix A4.)
 #
 # **The tasks.** The base was pretrained on English. It is tuned to the same English in a cipher: `rot13` moves every
-# letter, `cipher-6` moves six. One is far from English, the other near. Losses are in nats a character (natural
+# letter, `cipher-6` moves six. One is far from English, the other near. (A loss cannot tell what is gone from what is
+# only read in another way: a model that takes every text for rot13 does badly on English without having lost it.
+# *Forgotten* below means the loss, and no more.) Losses are in nats a character (natural
 # logarithm; less is better). A seed is a base: seed 1 fine-tunes the base that was pretrained with seed 1, and `a ± b`
 # is a mean over seeds with its 95 % interval.
 

@@ -42,6 +42,8 @@ def wrong_weights(W0: Tensor, A: Tensor, B: Tensor, s: float, m: Tensor) -> dict
         "you divide by the norm of W0, which is the norm at the start only": (m / old)[:, None] * V,
         "the magnitude is not used: the rows keep their lengths in W0": (old / n)[:, None] * V,
         "the rows are not divided by their norm: m multiplies the whole row": m[:, None] * V,
+        "the magnitude multiplies columns instead of rows: it needs [:, None]": m * V / n[:, None],
+        "the rescaling is on the path of the adapter alone, and the scaling s is missing": W0 + g * BA,
         "the norm is squared: take its root": g / n[:, None] * V,
         "the factor stands upside down: it is m over the norm": V / g,
         "that is the change alone: W0 is still to be added": g * V - W0,

@@ -1,0 +1,254 @@
+# %% [markdown]
+# # A4 · Tasks in turn
+#
+# **The question.** A model learns three tasks, one after the other. What is left of the first ones? Does LoRA lose more
+# of them than full fine-tuning, because its intruder dimensions add up?
+#
+# **What you will be able to do.** Chain fine-tuning runs with a merge in between. Measure what is left of an earlier
+# task against two levels: before it was learnt, and just after. Tell a remedy that keeps the old from one that only
+# learns less of the new.
+#
+# **What you need.** Chapters 10 and 11; chapter 03 for merging.
+#
+# **The published claims.** Shuttleworth et al. train RoBERTa on six tasks in sequence and merge the adapter after each
+# (arXiv 2410.21228v3, section 5, figure 9; appendix L). "All ranks of LoRA degrade much more rapidly than full
+# fine-tuning", the low ones most; LoRA accumulates intruder dimensions, "whereas full fine-tuning does not".
+#
+# Losses are in nats a character, less is better. A seed is a base: seed 1 starts from the base pretrained with seed 1.
+# `a ± b` is a mean over seeds with its 95 % interval.
+
+# %%
+from dataclasses import replace
+
+import numpy as np
+
+from lora_from_scratch import AdapterConfig
+from lora_from_scratch.book import stats
+from lora_from_scratch.book.figures import chA4 as figures
+from lora_from_scratch.book.results import Results
+from lora_from_scratch.book.verdicts import Equal, Higher, Lower
+from lora_from_scratch.lab.again import other_draw
+from lora_from_scratch.lab.chain import learn_in_turn
+from lora_from_scratch.lab.finetune import Run
+from lora_from_scratch.lab.presets import preset
+from lora_from_scratch.lab.pretrain import pretrained
+from lora_from_scratch.lab.sweep import compare
+from lora_from_scratch.lab.workers import carry_out_all
+from lora_from_scratch.targets import find_targets
+
+# %%
+size = preset()
+results = Results("A4_tasks_in_turn", size)
+seeds = range(1, size.seeds + 1)
+matrices = len(find_targets(pretrained(size, 1), "all-linear"))
+
+# %% [markdown]
+# ## Two sequences
+#
+# One is far from English: rot13, then capitals, then text that runs backwards. One is nearer: six letters moved, then
+# capitals, then two letters moved. After each task the adapter is merged, and a new one begins on the result. Full
+# fine-tuning simply goes on.
+#
+# Each method keeps the learning rate that was best for it on the first task, from the same number of tries.
+
+# %%
+sequences = {"far": ("rot13", "upper", "reversed"), "near": ("cipher-6", "upper", "cipher-2")}
+
+
+def methods(task):
+    adapters = {f"rank {r}": Run(task=task, adapter=AdapterConfig(rank=r, alpha=32), keep=True) for r in (1, 4)}
+    return {"full": Run(task=task, scope="linear", keep=True), **adapters}
+
+
+# %%
+tuned = {}
+for name, order in sequences.items():
+    tuned[name] = compare(methods(order[0]), size, known=results.known_rates(name))
+    results.record_sweep(name, tuned[name])
+rows = [[name, *(f"{t.run.lr:.2g}" for t in tuned[name].values())] for name in sequences]
+print(stats.table(["sequence", *methods("rot13")], rows))
+
+# %% [markdown]
+# ## What would count
+#
+# At the end we take the mean loss on the two earlier tasks. Chance is a method against itself: the same sequence a
+# second time on the same bases, with other batches and another start.
+
+# %%
+margin, why = 0.05, "below 0.05 nats we would not call two models different"
+parts = [f"{label}, {name}" for name in sequences for label in ("rank 1", "rank 4")]
+sequence = results.claim(
+    "sequence",
+    says="after three tasks in turn LoRA stands worse on the earlier ones than full fine-tuning",
+    source="arXiv 2410.21228v3, section 5, figure 9a",
+    read="full text",
+    published="all ranks degrade much more rapidly",
+    test={part: Higher(margin, why) for part in parts},
+    scope={"task": "far: rot13, upper, reversed; near: cipher-6, upper, cipher-2"},
+)
+
+# %%
+accumulate = results.claim(
+    "accumulate",
+    says="LoRA accumulates intruder dimensions over tasks, and full fine-tuning does not",
+    source="arXiv 2410.21228v3, section 5, figures 9b and 9c",
+    read="full text",
+    published="each task adds its own; full fine-tuning retains the structure",
+    test={part: Higher(0.25, "one intruder in four matrices") for part in parts}
+    | {f"full, {name}": Equal(0.25, "one intruder in four matrices") for name in sequences},
+    scope={"task": "far and near sequence"},
+)
+decay = results.finding(
+    "decay",
+    says="weight decay of 1 on the adapter lowers the loss on the earlier tasks (the last one's is in the table)",
+    test=Lower(margin, why),
+    seen_first="one base, rot13 first and last",
+    tested_on="three bases, the near sequence",
+    scope={"task": "near sequence", "method": "rank 4"},
+)
+
+# %% [markdown]
+# **Write down your predictions.** What is left of the first task at the end: most of it, half, next to nothing? Does
+# the near sequence leave more? Who gains more intruders, rank 4 or full fine-tuning?
+
+# %%
+in_turn = {}
+for name, found in tuned.items():
+    in_turn |= {(label, name): t.run for label, t in found.items()}
+    for label in ("full", "rank 4"):
+        in_turn[f"{label}, decay 1", name] = replace(found[label].run, weight_decay=1.0)
+
+
+# %%
+def chain(label, name, seed):
+    """One run a task, each with a seed of its own, so that each adapter starts from another A. The first decides the
+    base."""
+    run, order = in_turn[label, name], sequences[name]
+    return tuple(replace(run, task=task, seed=seed + 100 * i, keep=False) for i, task in enumerate(order))
+
+
+twice = [("full", "far"), ("full", "near"), ("rank 4", "near")]  # the nulls
+chains = [chain(*key, s) for key in in_turn for s in seeds]
+chains += [chain(*key, other_draw(s, size)) for key in twice for s in seeds]
+found = iter(carry_out_all(chains, size, work=learn_in_turn))
+turns, second = ({key: [next(found) for _ in seeds] for key in keys} for keys in (in_turn, twice))
+
+
+# %%
+def earlier(result, order):
+    """The mean loss on the tasks before the last one, at the end."""
+    return float(np.mean([result["losses"][-1][task] for task in order[:-1]]))
+
+
+def kept(result, task, i):
+    """The share of what was learnt of the i-th task that is left at the end; below 0: worse than before it."""
+    losses = [stage[task] for stage in result["losses"]]
+    return 100 * float(np.divide(losses[0] - losses[-1], losses[0] - losses[i + 1]))
+
+
+left = {(label, name): [earlier(r, sequences[name]) for r in runs] for (label, name), runs in turns.items()}
+results.record(left={", ".join(key): values for key, values in left.items()})
+
+# %%
+for name, order in sequences.items():
+    rows = []
+    for label in dict.fromkeys(key[0] for key in turns):
+        runs = turns[label, name]
+        shares = [stats.shown([kept(r, task, i) for r in runs], 0) for i, task in enumerate(order[:2])]
+        ends = [stats.shown([r["losses"][-1][text] for r in runs], 2) for text in (order[2], "text")]
+        rows.append([label, *shares, stats.shown(left[label, name], 2), *ends])
+    print(" -> ".join(order))
+    header = [f"% of {order[0]} left", f"% of {order[1]} left", "their mean loss", f"loss on {order[2]}", "English"]
+    print(stats.table(["method", *header], rows), "\n")
+
+# %%
+counted = {key: [[n / matrices for n in r["intruders"]] for r in runs] for key, runs in turns.items()}
+grown = {f"{label}, {name}": stats.interval([c[3] - c[1] for c in runs]) for (label, name), runs in counted.items()}
+gaps = {f"{label}, {name}": stats.paired(left[label, name], left["full", name]) for label, name in left}
+again = {key: stats.paired([earlier(r, sequences[key[1]]) for r in second[key]], left[key]) for key in twice}
+sequence.measure({p: gaps[p] for p in parts}, chance={p: again["full", p.split(", ")[1]] for p in parts})
+results.record(intruders={", ".join(key): values for key, values in counted.items()}, grown=grown)
+
+# %% [markdown]
+# For the intruders no null is drawn here: a chain keeps no weights to draw random updates like them. Chapter 10 does,
+# and random updates of that size make intruders too.
+
+# %%
+wanted = {part: grown[part] for part in accumulate.parts}
+accumulate.measure(wanted, chance="the chain keeps no weights to draw random updates like; see chapter 10")
+rows = []
+for name, order in sequences.items():
+    for label in ("full", "rank 4"):
+        pair = [turns[f"{label}, decay 1", name], turns[label, name]]
+        last = stats.paired(*([r["losses"][-1][order[2]] for r in runs] for runs in pair))
+        old = stats.paired(left[f"{label}, decay 1", name], left[label, name])
+        rows.append([name, label, *(f"{mean:+.3f} ± {half:.3f}" for mean, half in (old, last))])
+print(stats.table(["sequence", "weight decay 1 on", "earlier tasks", "last task"], rows))
+decay.measure(stats.paired(left["rank 4, decay 1", "near"], left["rank 4", "near"]), chance=again["rank 4", "near"])
+
+# %%
+results.figure(
+    figures.turns(turns, counted, sequences),
+    "turns",
+    "The loss on the first task as later ones are learnt (bars: 95 % intervals over bases), and the intruders that add "
+    "up. Left the far sequence, in the middle the near one.",
+    alt="Three panels. In the first two the loss on the first task falls when it is learnt, rises with the second, for "
+    "most methods to where the base stood or above it, and falls again with the third or stays. In the third panel "
+    "the number of intruders grows with every task, most under rank 4, also under full fine-tuning.",
+)
+
+# %% [markdown] rests_on="A4.sequence=not settled, A4.accumulate=partly, A4.decay=holds"
+# **What is left.** On both sequences capitals (`upper`) wipe the first task out, to about where the base stood or
+# worse, and the third task brings a part of it back. On the near sequence LoRA ends worse on the earlier tasks, by 0.32
+# nats at rank 1 and 0.35 at rank 4, and it has less left of both: 56 and 53 % of `cipher-6` where full fine-tuning has
+# 70, and less than nothing of `upper` where full has 10 %. On the far sequence the two tasks say different things: rank
+# 1 has the *most* left of rot13 (33 against 16 %) and is worst on `upper`. The mean of both is not settled there, so
+# the claim is not.
+#
+# But LoRA ends worse on the *last* task too. So this is no price for learning more: at these ranks and rates the
+# sequence goes worse for it as a whole.
+#
+# **Intruders** add up under LoRA on both sequences, from the first task to the third: two more a matrix at rank 1, one
+# for each merge, which is all it can, and nearly six at rank 4. Under full fine-tuning they add up on the far
+# sequence, by three, which the published sentence denies; on the near one by 0.6, which is not settled. And more
+# intruders are not more forgetting: on the far sequence rank 4 has gained nearly twice full fine-tuning's and stands
+# no worse that we could tell.
+#
+# **Weight decay** of 1 lowers the loss on the earlier tasks, at rank 4 on the near sequence: {A4.decay.shown} nats. It
+# lowers the loss on the last one as well. So it does not keep the old by learning less of the new; we suspect that the
+# rate, tuned on one task, is too high for three, and have not asked. Full fine-tuning does not notice it.
+#
+# Three things to keep in mind. The rates were tuned on the first task alone. A remedy that lowers the loss on the
+# earlier tasks by learning less of the last one is no remedy: read both columns. And our tasks share one head and one
+# text, while the paper retrains a classifier for each task before it tests.
+#
+# ## Exercise
+#
+# **What is left?** A task's loss was 3.5 before it was learnt, 1.7 just after, and 2.6 at the end. Which share, in
+# percent, of what was learnt is left? And if the loss at the end is 3.8?
+
+# %%
+from lora_from_scratch.book.checks import chA4 as check
+
+my_shares = (0, 0)  # change this: (the first, the second), in percent
+print(check.check_shares(my_shares))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# Learnt: 3.5 - 1.7 = 1.8. Left at 2.6: 3.5 - 2.6 = 0.9, so 50 %. At 3.8: 3.5 - 3.8 = -0.3, so -17 %: the later tasks
+# have pushed the model further away than it was before it learnt this one.
+#
+# </details>
+#
+# ## The same with PEFT
+#
+# ```python
+# model = peft_model.merge_and_unload()  # after each task
+# peft_model = get_peft_model(model, LoraConfig(r=4, lora_alpha=32, target_modules="all-linear"))
+# ```
+#
+# If the tasks need not share one model, keep the adapters apart and change them: then nothing is forgotten.
+
+# %%
+results.save()
