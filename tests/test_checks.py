@@ -1170,17 +1170,17 @@ ANSWERS += [
 # Appendix A4
 
 ANSWERS += [
-    ("A4", "check_shares", (50, -16.7), "Right"),
-    ("A4", "check_shares", torch.tensor([50.0, -50 / 3]), "Right"),
-    ("A4", "check_shares", ["50", "-16.67"], "Right"),
-    ("A4", "check_shares", (0.5, -0.167), "in percent"),
-    ("A4", "check_shares", (50, 116.7), "the share that is lost"),
-    ("A4", "check_shares", (25.7, -8.6), "divides by the loss before"),
-    ("A4", "check_shares", (52.9, -17.6), "divides by the loss just after"),
-    ("A4", "check_shares", (50, 16.7), "less than nothing"),
-    ("A4", "check_shares", (50, 0), "do not cut it off"),
+    ("A4", "check_shares", (75, -16.7), "Right"),
+    ("A4", "check_shares", torch.tensor([75.0, -50 / 3]), "Right"),
+    ("A4", "check_shares", ["75", "-16.67"], "Right"),
+    ("A4", "check_shares", (0.75, -0.167), "in percent"),
+    ("A4", "check_shares", (25, 116.7), "the share that is lost"),
+    ("A4", "check_shares", (38.6, -8.6), "divides by the loss before"),
+    ("A4", "check_shares", (79.4, -17.6), "divides by the loss just after"),
+    ("A4", "check_shares", (75, 16.7), "less than nothing"),
+    ("A4", "check_shares", (75, 0), "do not cut it off"),
     ("A4", "check_shares", (1, 2), "what was learnt is"),
-    ("A4", "check_shares", 50, "two numbers"),
+    ("A4", "check_shares", 75, "two numbers"),
 ]
 
 

@@ -2,11 +2,11 @@
 
 from lora_from_scratch.book.checks.common import RIGHT, not_yet, number
 
-BEFORE, AFTER, ENDS = 3.5, 1.7, (2.6, 3.8)
+BEFORE, AFTER, ENDS = 3.5, 1.7, (2.15, 3.8)
 
 
 def check_shares(answer) -> str:
-    """The shares of what was learnt that are left, in percent: 50 and -16.7."""
+    """The shares of what was learnt that are left, in percent: 75 and -16.7."""
     values = [number(v) for v in answer] if hasattr(answer, "__len__") and len(answer) == 2 else [None]
     if None in values:
         return not_yet("give two numbers, the first share and the second, in percent")

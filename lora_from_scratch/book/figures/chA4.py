@@ -26,6 +26,9 @@ def turns(results: dict, counted: dict, sequences: dict[str, tuple[str, ...]]) -
         for name, style in zip(sequences, ("-", "--"), strict=True):
             means, halves = zip(*map(stats.interval, zip(*counted[label, name], strict=True)), strict=True)
             plots.band(axes[-1], stages + 0.06 * (j - 1.5), means, halves, colour, linestyle=style)
+    axes[-1].axhline(10, color=plots.GREY, linewidth=1)
+    axes[-1].annotate("all that are counted", (0, 10), xytext=(0, 3), textcoords="offset points", color=plots.GREY,
+                      fontsize=8)  # fmt: skip
     axes[-1].plot([], [], "-", color=plots.GREY, label="far")
     axes[-1].plot([], [], "--", color=plots.GREY, label="near")
     axes[-1].set(xticks=stages, xlabel="tasks learnt", ylabel="intruders a matrix (of ten)", title="They add up")
