@@ -440,7 +440,7 @@ def small_b(layer):
 
 STARTS["both random, small B"] = small_b
 STARTS["A zero, small B"] = lambda layer: (nn.init.zeros_(layer.A), small_b(layer))
-here = replace(size, workers=1)  # the runs are carried out in this process, as no other knows the two new starts
+here = replace(size, workers=1)  # their runs are carried out in this process, as no other knows the two new starts
 
 # %% [markdown]
 # (The cache knows a start by its name: who changes one gives it another name. What a small `B` gave at one rate on one
@@ -449,7 +449,10 @@ here = replace(size, workers=1)  # the runs are carried out in this process, as 
 # %%
 names = ("B zero", "A zero", "both random", "A zero, small B", "both random, small B")
 begin = {name: Run(adapter=AdapterConfig(rank=4, alpha=32), start=name, keep=True) for name in names}
-begun = compare(begin, here, known=results.known_rates("starts"))
+begun, rates = {}, results.known_rates("starts")
+groups = ((here, names),) if size.budget else ((size, names[:3]), (here, names[3:]))  # one sweep for all, or none
+for where, some in groups:
+    begun |= compare({name: begin[name] for name in some}, where, known=rates)
 results.record_sweep("starts", begun)
 print(tables.comparison(begun, against="B zero"))
 
@@ -470,7 +473,8 @@ for name, row in small.items():
     row.measure(off[name], chance=off[name.removesuffix(", small B")])
 
 # %%
-fresh = {name: [r["task_loss"] for r in second_time(begun[name].run, here)] for name in names if "both" not in name}
+twice = {"B zero": size, "A zero": size, "A zero, small B": here}
+fresh = {n: [r["task_loss"] for r in second_time(begun[n].run, where)] for n, where in twice.items()}
 smaller.measure(stats.paired(fresh["A zero, small B"], fresh["A zero"]), chance=itself)
 for name in ("A zero", "A zero, small B"):
     print(f"{name} minus B zero, on the fresh draws: {Estimate.of(stats.paired(fresh[name], fresh['B zero']))}")
