@@ -430,13 +430,13 @@ print(stats.table(["best rate at", *map(str, ranks)], [[n, *(f"{v:.4f}" for v in
 
 # %% [markdown]
 # On the other bases we try the sweep's best rate and the rates 1.8 times below and above it, and go on while the best
-# is at an end. At rank 1 both scalings are one. (The preset `quick` sweeps nothing: there the rates above are the best
-# of the committed grid, without a parabola.)
+# is at an end. At rank 1 both scalings are one. (The preset `quick` sweeps nothing: there the rates are the best of the
+# committed grid, without a parabola, and none is tried anew.)
 
 # %%
 ends = {"rank 1": tuned["LoRA rank 1"].run} | {n: tuned[f"{n} rank {high}"].run for n in bottoms}
-tried = {(n, s): {} for n in ends for s in seeds}
-for _ in range(3):
+tried = {(n, s): {} if size.budget else {ends[n].lr: 0.0} for n in ends for s in seeds}
+for _ in range(3 if size.budget else 0):
     jobs = []
     for (n, s), losses in tried.items():
         if not losses:
