@@ -47,14 +47,7 @@ def generate(
     model.eval()
     try:
         cache = Cache(model, len(prompts), int(lengths.max()) + new_tokens)
-        alone = [torch.tensor([prompt], device=device) for prompt in prompts]  # (1, T) each: no padding anywhere
-        places = [torch.arange(length)[None] for length in lengths.tolist()]
-        logits = torch.cat(
-            [
-                _forward(model, x, at, cache, slice(i, i + 1))
-                for i, (x, at) in enumerate(zip(alone, places, strict=True))
-            ]
-        )
+        logits = _read(model, prompts, cache)
         found: list[list[int]] = [[] for _ in prompts]
         for step in range(new_tokens):
             chosen = _choose(logits, temperature, generator)  # (B,)
@@ -68,6 +61,15 @@ def generate(
         for module, mode in modes.items():
             module.training = mode
     return found
+
+
+def _read(model: TinyLlama, prompts: list[list[int]], cache: "Cache") -> Tensor:
+    """The logits after each prompt, (B, V). Each is read alone, so there is no padding anywhere. Fills the cache."""
+    after = []
+    for i, prompt in enumerate(prompts):
+        ids = torch.tensor([prompt], device=model.lm_head.weight.device)  # (1, T)
+        after.append(_forward(model, ids, torch.arange(len(prompt))[None], cache, slice(i, i + 1)))
+    return torch.cat(after)
 
 
 class Cache:
