@@ -329,6 +329,7 @@ results.record(kept=kept, ranks=ranks, norms=norms)
 # %% [markdown]
 # Then the six controls, made from one change.
 
+
 # %%
 def only(matrix, places):
     """`matrix`, with zeros everywhere but at these places."""
