@@ -301,8 +301,10 @@ results.figure(
 # 0). The table says the same of the other ranks: on every base each forgets less than full fine-tuning at its rate. (At
 # 0.01, the rate of ranks 1 and 4 on the near task, full fine-tuning reaches the target on two bases of three.)
 #
-# So the difference goes with the rate, or with what a larger rate brings, such as a larger `‖ΔW‖`, or a target that is
-# reached late.
+# So the difference goes with the rate, or with what a larger rate brings, such as a larger `‖ΔW‖`. On the far task full
+# fine-tuning reaches the target at look 4 at either rate, and rank 16 at look 5, so when it is read off does not
+# explain it there. On the near one it gets there at looks 13 to 16 at rank 16's rate, and at 6 to 8 at its own, as rank
+# 16 does: there a late target may be part of it.
 #
 # ## Does forgetting follow the intruders?
 #
