@@ -120,7 +120,7 @@ def test_a_gguf_file_that_is_no_plain_llama_is_refused_in_words(tmp_path, change
     assert words in str(refused.value) and "m.gguf" in str(refused.value)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.05, 0.2, 0.6, 0.999])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.05, 0.2, 0.6, 0.9, 0.999, 0.99999])
 def test_a_gguf_file_that_is_cut_off_is_refused_wherever_it_ends(tmp_path, share):
     """As after a download that broke: in the head, in the tokenizer, in a tensor, in the last bytes."""
     path = whole_gguf(tmp_path / "m.gguf")
