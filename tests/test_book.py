@@ -112,6 +112,20 @@ def test_a_failing_chapter_is_named_with_its_cell_and_traceback_and_the_others_s
     assert "so far so good" in (tmp_path / "build/full/03_made_up.ipynb").read_text()
 
 
+def test_a_chapter_whose_model_is_not_there_is_named_as_not_run_and_the_others_run(tmp_path, monkeypatch, capfd):
+    write(tmp_path, "# %%\nfrom lora_from_scratch.lab.checkpoint import load_checkpoint\n", "03_real")
+    write(tmp_path, "# %%\nprint(1)\n", "04_fine")
+    monkeypatch.setattr(run, "ledger", lambda *arguments: [])
+    monkeypatch.setattr(run, "pretrain", lambda size: None)
+    monkeypatch.setenv("LORA_MODEL", str(tmp_path / "nowhere"))
+    assert run.main(["run", "--preset", "smoke"], root=tmp_path) == 1
+    out, err = capfd.readouterr()
+    assert re.search(r"03_real .* NOT RUN\n04_fine .* ok\n", out)
+    assert "03_real: not run: there is nothing at" in err and "give a folder with config.json" in err
+    monkeypatch.setenv("LORA_MODEL", str(tmp_path))  # there is a folder: the chapter runs, and imports what is there
+    assert run.run(tmp_path, "smoke", "03") == []
+
+
 def test_a_write_that_is_interrupted_leaves_the_old_notebook(tmp_path, monkeypatch):
     committed = commit_unrun(write(tmp_path, CHAPTER))
     before = committed.read_text()

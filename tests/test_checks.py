@@ -1072,6 +1072,69 @@ ANSWERS += [
 ]
 
 
+# Chapter 12
+
+
+def q_rows(weight, heads):
+    return weight.view(heads, len(weight) // heads // 2, 2, -1).transpose(1, 2).reshape(weight.shape)
+
+
+def rows_by_slices(weight, heads):
+    per_head = np.asarray(weight).reshape(heads, -1, weight.shape[1])
+    return np.concatenate([np.concatenate([head[0::2], head[1::2]]) for head in per_head])
+
+
+def back(weight, heads):
+    return weight.view(heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
+
+
+def halves_exchanged(weight, heads):
+    return q_rows(weight, heads).view(heads, 2, -1, weight.shape[1]).flip(1).reshape(weight.shape)
+
+
+ANSWERS += [
+    ("12", "check_rows", q_rows, "Right"),
+    ("12", "check_rows", rows_by_slices, "Right"),
+    ("12", "check_rows", lambda w, heads: q_rows(w, heads).tolist(), "Right"),
+    ("12", "check_rows", lambda w, heads: w, "as the file has them"),
+    ("12", "check_rows", back, "from our order to GGUF's"),
+    ("12", "check_rows", lambda w, heads: q_rows(w, 1), "the heads are mixed"),
+    ("12", "check_rows", halves_exchanged, "halves of each head are exchanged"),
+    ("12", "check_rows", lambda w, heads: q_rows(w, heads).T, "as many rows"),
+    ("12", "check_rows", lambda w, heads: q_rows(w, heads) + 1, "channels 0, 2, 4"),
+    ("12", "check_rows", lambda w, heads: w.view(heads, 7, 2), "an axis of their own"),
+    ("12", "check_rows", lambda w, heads: None, "write your answer"),
+    ("12", "check_labels", lambda ids, start: [-100] * (start - 1) + ids[start:], "Right"),
+    ("12", "check_labels", lambda ids, start: torch.tensor([-100] * (start - 1) + ids[start:]), "Right"),
+    ("12", "check_labels", lambda ids, start: np.array([-100] * (start - 1) + ids[start:]), "Right"),
+    ("12", "check_labels", lambda ids, start: [-100] * start + ids[start:-1], "not shifted"),
+    ("12", "check_labels", lambda ids, start: [-100] * start + ids[start:], "these are n"),
+    ("12", "check_labels", lambda ids, start: [-100] * start + ids[start + 1 :], "one token too few"),
+    ("12", "check_labels", lambda ids, start: [-100] * (start - 2) + ids[start - 1 :], "one token too many"),
+    ("12", "check_labels", lambda ids, start: ids[1:], "the question is learnt too"),
+    ("12", "check_labels", lambda ids, start: [-100] * (start - 1) + ids[start:-1] + [-100], "never stops"),
+    ("12", "check_labels", lambda ids, start: ids[1:start] + [-100] * (len(ids) - start), "wrong way round"),
+    ("12", "check_labels", lambda ids, start: ids[start:], "7 labels, and these are 4"),
+    ("12", "check_labels", lambda ids, start: [0] * (start - 1) + ids[start:], "-100 everywhere else"),
+    ("12", "check_labels", lambda ids, start: "ids", "a list of numbers"),
+    ("12", "check_labels", raises, "KeyError"),
+    ("12", "check_labels", lambda ids, start: None, "write your answer"),
+    ("12", "check_bytes", 9_768_960, "Right"),
+    ("12", "check_bytes", "9,768,960", "Right"),
+    ("12", "check_bytes", 4_884_480, "takes 2 bytes"),
+    ("12", "check_bytes", 19_537_920, "float32 takes 4"),
+    ("12", "check_bytes", 325_632, "one layer of 30"),
+    ("12", "check_bytes", 610_560, "the rank is missing"),
+    ("12", "check_bytes", 9.77, "in MB"),
+    ("12", "check_bytes", 30 * 2 * (2 * 576 * 576 + 2 * 192 * 576 + 3 * 1536 * 576), "not d_out · d_in"),
+    ("12", "check_bytes", 30 * 16 * 2 * (6 * 576 + 1536), "that is A alone"),
+    ("12", "check_bytes", 30 * 16 * 2 * (2 * 576 + 2 * 192 + 2 * 1536 + 576), "that is B alone"),
+    ("12", "check_bytes", 7, "add up"),
+    ("12", "check_bytes", "many", "give a number"),
+    ("12", "check_bytes", None, "write your answer"),
+]
+
+
 # Appendix A2
 
 ANSWERS += [

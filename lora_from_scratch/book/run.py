@@ -25,6 +25,7 @@ from lora_from_scratch.book import paragraphs
 from lora_from_scratch.book.agree import check
 from lora_from_scratch.book.chapters import CHAPTERS, fill, machine_traces, prose, read_source, save, sources
 from lora_from_scratch.lab.cache import ROOT
+from lora_from_scratch.lab.checkpoint import find_checkpoint
 from lora_from_scratch.lab.presets import PRESETS, preset
 from lora_from_scratch.lab.workers import make_bases
 
@@ -81,15 +82,30 @@ def run_chapter(source: Path, size: str, commit: bool, root: Path) -> str | None
     return failure
 
 
+def missing_model(source: Path) -> str | None:
+    """Why the pretrained model that a chapter loads cannot be had; None if it can, or if it loads none."""
+    if "load_checkpoint" not in source.read_text(encoding="utf-8"):
+        return None
+    try:
+        find_checkpoint()
+    except ValueError as error:
+        return f"not run: {error}"
+
+
 def run(root: Path, size: str, number: str | None = None, commit: bool = False) -> list[str]:
-    """Every chapter, also after one that failed, a line for each; returns what failed, chapter by chapter."""
+    """Every chapter, also after one that failed, a line for each; returns what failed, chapter by chapter.
+
+    A chapter whose pretrained model is not there is not run, and named with the reason.
+    """
     failures, begin = [], time.monotonic()
     for source in sources(root, number):
         start = time.monotonic()
         if sys.stdout.isatty():
             print(f"{source.stem:<32}  running", end="\r", flush=True)
-        failure = run_chapter(source, size, commit, root)
-        print(f"{source.stem:<32}{time.monotonic() - start:8.1f} s  {'FAILED' if failure else 'ok'}", flush=True)
+        missing = missing_model(source)
+        failure = missing or run_chapter(source, size, commit, root)
+        state = "NOT RUN" if missing else "FAILED" if failure else "ok"
+        print(f"{source.stem:<32}{time.monotonic() - start:8.1f} s  {state}", flush=True)
         failures += [f"{source.stem}: {failure}"] if failure else []
     print(f"{f'at preset {size}, in all':<32}{time.monotonic() - begin:8.1f} s", flush=True)
     return failures

@@ -43,9 +43,11 @@ LEARNT: dict[str, Callable[[Example], Example]] = {  # which labels count in tra
 class Lesson:
     """One fine-tuning of a real model. `adapter` None trains the weights: "all", or those of the "linear" layers.
 
-    `four_bits` keeps the frozen linear layers in NF4. `learnt` is one of LEARNT. `judged` asks for what a comparison is
-    judged by: `held` records of two held-out splits, and `spoken` answers written out token by token; a run that only
-    chooses a rate goes without. Raises ValueError for what is unknown or out of range.
+    `four_bits` keeps the frozen linear layers in NF4. `learnt` is one of LEARNT. Losses are measured on `windows` of
+    the documentation, and on a quarter of `held` records. `judged` asks for what a comparison is judged by: `held`
+    records of two held-out splits, and `spoken` answers written out token by token; a run that only chooses a rate goes
+    without.
+    Raises ValueError for what is unknown or out of range.
     """
 
     task: str = "records"
@@ -60,13 +62,14 @@ class Lesson:
     judged: bool = True
     held: int = 200
     spoken: int = 48
+    windows: int = 32
     keep: bool = False  # whether the result holds what was trained
 
     def __post_init__(self) -> None:
         for name, known in (("task", ("records", "documents")), ("scope", ("all", "linear")), ("learnt", LEARNT)):
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; there are {', '.join(known)}")
-        for name in ("steps", "batch", "held", "spoken"):
+        for name in ("steps", "batch", "held", "spoken", "windows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be at least 1")
         if not 0 < self.lr < float("inf"):
@@ -76,7 +79,7 @@ class Lesson:
 
 
 def carry_out(lessons: Sequence[Lesson], checkpoint: Checkpoint) -> list[dict]:
-    """The results of `lessons` (see `adapt`), in their order, from the cache where nothing that decides them has changed.
+    """The results of `lessons` (see `adapt`), in their order, from the cache where nothing deciding them has changed.
 
     `checkpoint` is left as it is: every lesson has a copy.
     """
@@ -204,12 +207,12 @@ def measure(model: nn.Module, lesson: Lesson, checkpoint: Checkpoint) -> dict:
         exact: {split: share of `held` records that greedy decoding would answer to the letter}, on two splits.
         valid, fields: of `spoken` answers on "both new", the shares that are JSON, and of right fields; `said`: those.
     """
-    windows = tasks.fixed_windows(document_ids(checkpoint, "held_out"), 64, LENGTH)
+    windows = tasks.fixed_windows(document_ids(checkpoint, "held_out"), 2 * lesson.windows, LENGTH)
     result = {"text_loss": train.evaluate(model, windows[1::2], batch=8)}
     if lesson.task == "documents":
         return result | {"task_loss": result["text_loss"], "tune_loss": train.evaluate(model, windows[0::2], batch=8)}
     for name, seed in (("tune_loss", 1), ("task_loss", 2)):
-        drawn = records.records("new values", 48, seed)
+        drawn = records.records("new values", max(1, lesson.held // 4), seed)
         result[name] = mean_loss(model, as_examples(drawn, checkpoint))
     if not lesson.judged:
         return result

