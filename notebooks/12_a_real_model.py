@@ -15,8 +15,7 @@
 # The file keeps the linear weights on 16 levels a block of 32 and the embedding on 256. We decode them to float32. So
 # what we adapt is a model that has been rounded already, and what QLoRA costs is not judged here.
 #
-# **The published claims.** LoRA performs "on-par or better" than full fine-tuning (arXiv 2106.09685v2, abstract). Its
-# best learning rate is "consistently 10x" that of full fine-tuning (*LoRA Without Regret*, Thinking Machines, 2025). It
+# **The published claims.** LoRA performs "on-par or better" than full fine-tuning (arXiv 2106.09685v2, abstract). It
 # keeps more of what the model could do before (2405.09673v2, abstract). DoRA learns better (2402.09353v6, abstract).
 #
 # **Words.** Losses are in nats a token. There is one base; a seed draws other examples and another start, so `a ± b`, a
@@ -34,7 +33,6 @@ from lora_from_scratch import AdapterConfig, add_adapters, merge_adapters, print
 from lora_from_scratch.analysis.memory import training_bytes
 from lora_from_scratch.analysis.peaks import planned
 from lora_from_scratch.book import stats, tables
-from lora_from_scratch.book.estimates import Estimate
 from lora_from_scratch.book.figures import ch12 as figures
 from lora_from_scratch.book.results import Results
 from lora_from_scratch.book.verdicts import AtLeast, AtMost, Identity, Lower
@@ -84,7 +82,7 @@ for split in SPLITS:
 
 # %%
 full = size.name in ("full", "gpu")
-held, spoken, windows = (200, 48, 32) if full else (24, 10, 8) if size.name == "quick" else (4, 2, 2)
+held, spoken, windows = (100, 32, 16) if full else (24, 10, 8) if size.name == "quick" else (4, 2, 2)
 shown = records("both new", 10 if size.name != "smoke" else 2, seed=2)
 sentences = [record.sentence for record in shown]
 before = adapt.say(model, sentences, checkpoint)
@@ -135,13 +133,13 @@ del mine, optimizer
 # What follows is this loop, for more steps and with a rate that falls to zero in a straight line: `lab/adapt.py`. A
 # `Lesson` says what is trained and how; `carry_out` does it, or takes it from `build/cache` if it was done before.
 #
-# **Write down your predictions.** After 40 steps of 8 records, of sentences with new shapes *and* new values: which
-# share of the answers is JSON, which share is right in every field? And who learns more in 40 steps: LoRA of rank 8, or
-# all 135 million weights?
+# **Write down your predictions.** After 60 steps of 8 records, of sentences with new shapes *and* new values: which
+# share of the answers is JSON, which share is right in every field? And who learns more in half as many steps:
+# LoRA of rank 8, or all 135 million weights?
 
 # %%
 lesson = Lesson(adapter=adapter, lr=1e-3, seed=1, held=held, spoken=spoken, windows=windows, keep=True)
-lesson = replace(lesson, steps={"smoke": 1, "quick": 30}.get(size.name, 40))
+lesson = replace(lesson, steps={"smoke": 1, "quick": 30}.get(size.name, 60))
 taught = carry_out([lesson], checkpoint)[0]
 ours = adapt.prepared(load_checkpoint().model.to(size.device), lesson)
 ours.load_state_dict(taught["state"], strict=False)
@@ -183,14 +181,6 @@ on_par = results.claim(
     test={f"rank {r}": AtMost(0.02, "the margin of chapter 01") for r in (8, 64)},
     asks_again="01.on_par",
 )
-ten_times = results.claim(
-    "ten_times",
-    says="LoRA's best rate is at least three times full fine-tuning's",
-    source="LoRA Without Regret (Thinking Machines, 2025), section on optimal learning rates; there 10 times, alpha 32",
-    read="full text",
-    published="consistently 10x, about 15x in short runs",
-    test={f"rank {r}": AtLeast(3, "half of ten, on the logarithm's scale") for r in (1, 8, 64)},
-)
 
 # %%
 forgets_less = results.claim(
@@ -218,8 +208,8 @@ dora_better = results.claim(
 # Rank 1, 8 and 64 have alpha 32, so their scaling is 32, 4 and 1/2. ("Known to" is the factor to the next rate tried.)
 
 # %%
-steps = {"smoke": 1, "quick": 3}.get(size.name, 40)
-plain = Lesson(steps=steps, held=held, spoken=spoken, windows=windows)
+steps = {"smoke": 1, "quick": 3}.get(size.name, 30)
+plain = Lesson(steps=steps, batch=6, held=held, spoken=spoken, windows=windows)
 methods = {f"LoRA rank {r}": replace(plain, adapter=AdapterConfig(rank=r, alpha=32)) for r in (1, 8, 64)}
 methods["QLoRA rank 8"] = replace(plain, adapter=adapter, four_bits=True)
 methods["DoRA rank 8"] = replace(plain, adapter=replace(adapter, dora=True))
@@ -265,31 +255,20 @@ def farthest(label, name="task_loss"):
     return min(tuned[label].values(name)) - max(tuned[label].values(name))
 
 
-def times(first, second):
-    """The ratio of two best rates, between the ends that their neighbours on the grid leave open."""
-    a, b = tuned[first], tuned[second]
-    ratio, open_by = a.run.lr / b.run.lr, a.resolution * b.resolution
-    return Estimate(ratio, ratio / open_by, ratio * open_by) if open_by < float("inf") else Estimate(ratio)
-
-
+# %%
 other = [score(b.answer, a)["fields"] for a, b in pairwise(records("both new", held, seed=2))]
 understands.measure(stats.interval(tuned["LoRA rank 8"].values("fields")), chance=statistics.fmean(other))
-rank_one = minus("LoRA rank 1", "full")
 par = {f"rank {r}": minus(f"LoRA rank {r}", "full") for r in (8, 64)}
-on_par.measure(par, chance=dict.fromkeys(par, rank_one))
-factors = {f"rank {r}": times(f"LoRA rank {r}", "full") for r in (1, 8, 64)}
-ten_times.measure(factors, chance=dict.fromkeys(factors, 1.0))
-forgets_less.measure(
-    {f"rank {r}": minus(f"LoRA rank {r}", "full", "text_loss") for r in (1, 8, 64)},
-    chance=dict.fromkeys(forgets_less.parts, farthest("full", "text_loss")),
-)
+on_par.measure(par, chance=dict.fromkeys(par, minus("LoRA rank 1", "full")))
+lost = {f"rank {r}": minus(f"LoRA rank {r}", "full", "text_loss") for r in (1, 8, 64)}
+forgets_less.measure(lost, chance=dict.fromkeys(lost, farthest("full", "text_loss")))
 dora_better.measure(minus("DoRA rank 8", "LoRA rank 8"), chance=farthest("LoRA rank 8"))
 
 # %%
 results.figure(
     figures.rates(tuned, base["tune_loss"]),
     "rates",
-    "The loss on held-out records after 40 steps, by learning rate, on seed 0. The best rate of each method is ringed.",
+    "The loss on held-out records after 30 steps of 6, by learning rate, on seed 0. Each method's best is ringed.",
     alt="Six curves over the learning rate. That of full fine-tuning lies to the left of those of LoRA, QLoRA and "
     "DoRA.",
 )
@@ -345,8 +324,8 @@ results.record(took=took, planned=plans)
 # label too few: the end is not learnt; or the labels begin one token too late.
 
 # %%
-questions = [record.sentence for record in records("both new", spoken, seed=2)]
 right = records("both new", spoken, seed=2)
+questions = [record.sentence for record in right]
 
 
 def shares(said, ended):
@@ -363,6 +342,7 @@ def answers_of(model, template=chat):
     return [tokenizer.decode(row[:-1] if done else row) for row, done in zip(ids, ended, strict=True)], ended
 
 
+# %%
 broken = {name: replace(lesson, learnt=name, steps=min(lesson.steps, 4) if not full else lesson.steps)
           for name in ("all but the end", "all but its first token")}  # fmt: skip
 print("right labels:", shares(*answers_of(ours)))
