@@ -46,7 +46,7 @@ from lora_from_scratch.lab.footprint import footprint
 from lora_from_scratch.lab.generate import generate
 from lora_from_scratch.lab.presets import preset
 from lora_from_scratch.lab.records import SPLITS, records, score
-from lora_from_scratch.lab.sweep import compare
+from lora_from_scratch.lab.tune import tune
 
 torch.set_num_threads(adapt.THREADS)
 size, checkpoint = preset(), load_checkpoint()
@@ -204,8 +204,9 @@ dora_better = results.claim(
 # %% [markdown]
 # ## Six methods
 #
-# Each is tried at three rates on seed 0, a factor of √10 apart; where a best one lies at the edge, all get one more.
-# Rank 1, 8 and 64 have alpha 32, so their scaling is 32, 4 and 1/2. ("Known to" is the factor to the next rate tried.)
+# Each is tried at three rates on seed 0, a factor of √10 apart, around one that a first look on that seed found for its
+# kind; where a best one lies at the edge, all get one more. Rank 1, 8 and 64 have alpha 32, so their scaling is 32, 4
+# and 1/2. ("Known to" is the factor to the next rate tried.)
 
 # %%
 steps = {"smoke": 1, "quick": 3}.get(size.name, 30)
@@ -214,12 +215,10 @@ methods = {f"LoRA rank {r}": replace(plain, adapter=AdapterConfig(rank=r, alpha=
 methods["QLoRA rank 8"] = replace(plain, adapter=adapter, four_bits=True)
 methods["DoRA rank 8"] = replace(plain, adapter=replace(adapter, dora=True))
 methods["full"] = plain
-thirds = {"full": (10**-4.5, 1e-4, 10**-3.5)}
-grids = {label: thirds.get(label, (10**-3.5, 1e-3, 10**-2.5)) for label in methods}
-less = replace(size, budget=3 if full else 0, seeds=size.seeds if full else 1)
-tuned = compare(
-    methods, less, results.known_rates("records"), grids, carry_out=lambda lessons, _: carry_out(lessons, checkpoint)
-)
+around = {"full": -4.0, "LoRA rank 1": -3.0, "LoRA rank 64": -3.0}  # log10 of the middle rate; the others: -2.5
+grids = {label: tuple(10 ** (around.get(label, -2.5) + k / 2) for k in (-1, 0, 1)) for label in methods}
+known = None if full else results.known_rates("records")
+tuned = tune(methods, grids, checkpoint, size.seeds if full else 1, known)
 results.record_sweep("records", tuned)
 print(tables.comparison(tuned, against="full"))
 

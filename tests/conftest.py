@@ -45,3 +45,11 @@ def layer_class(request):
         return load_layer(named)
     except Unusable as error:
         pytest.exit(str(error), returncode=4)
+
+
+@pytest.fixture
+def checkpoint(tmp_path, monkeypatch):
+    """A small checkpoint, a made-up text, and a cache of this test's own (lessons.py)."""
+    from lessons import small_checkpoint
+
+    return small_checkpoint(tmp_path, monkeypatch)

@@ -8,37 +8,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from checkpoints import SIZES, pieces, small_rule, write_folder
+from checkpoints import SIZES, pieces, write_folder
+from lessons import LORA, SHORT, numbers
 
-from lora_from_scratch import AdapterConfig
-from lora_from_scratch.lab import adapt, cache, corpus, footprint, train
+from lora_from_scratch.lab import adapt, cache, footprint, train
 from lora_from_scratch.lab.adapt import LEARNT, Lesson
 from lora_from_scratch.lab.answers import Example
 from lora_from_scratch.lab.checkpoint import Checkpoint
 from lora_from_scratch.lab.llama import LlamaConfig, TinyLlama
 from lora_from_scratch.lab.records import records
-from lora_from_scratch.lab.tokens import Tokenizer
-
-TEXTS = {
-    "train": "in the land and the sea, or the other way round. " * 60,
-    "held_out": "the end and the beginning. " * 40,
-}
-LORA = AdapterConfig(rank=2, alpha=8)
-SHORT = Lesson(adapter=LORA, lr=1e-2, seed=1, steps=2, batch=2, held=4, spoken=2, windows=2, keep=True)
-
-
-@pytest.fixture
-def checkpoint(tmp_path, monkeypatch) -> Checkpoint:
-    monkeypatch.setenv("LORA_BUILD", str(tmp_path))
-    monkeypatch.setattr(corpus, "corpus", lambda: TEXTS)
-    monkeypatch.setattr(corpus, "corpus_hash", lambda: "made up")
-    torch.manual_seed(0)
-    model = TinyLlama(LlamaConfig(len(pieces()), **SIZES, num_key_value_heads=2, max_position_embeddings=512))
-    return Checkpoint(model.eval(), Tokenizer(small_rule(), eos=2), "small")
-
-
-def numbers(result: dict) -> dict:
-    return {name: value for name, value in result.items() if name not in ("seconds", "step_seconds", "state")}
 
 
 def test_a_lesson_trains_what_it_says(checkpoint):

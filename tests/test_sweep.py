@@ -344,27 +344,3 @@ def test_best_rates_nearer_than_both_resolutions_are_a_tie():
     fine = [at(rate, {rate / 1.5: 2.0, rate: 1.0, rate * 1.5: 2.0}) for rate in (1e-3, 1e-2)]
     assert sweep.told_apart(*fine)
     assert not sweep.told_apart(at(1e-3, {}), fine[1]), "a rate that was not tuned settles nothing"
-
-
-def test_methods_may_have_grids_of_their_own_of_one_length():
-    """Each tries its own rates and goes on from there, as often as the others; by whatever carries runs out."""
-    grids = {"low": (1e-6, 1e-5, 1e-4), "high": (1e-3, 1e-2, 1e-1)}
-    landscapes = {"low": valley(-5.2), "high": valley(-1.7)}
-    tried, asked = search(sweep.sweep, landscapes, grid=grids)
-    assert all(set(grids[label]) <= set(tried[label]) and len(tried[label]) == PRESET.budget for label in grids)
-    assert [abs(math.log10(best_rate(tried[label])) - best) < 0.3 for label, best in (("low", -5.2), ("high", -1.7))]
-    other = []
-    runs = {label: Run(weight_decay=float(i)) for i, label in enumerate(grids)}
-    losses = [valley(-5.2), valley(-1.7)]
-
-    def carry_out(runs, preset):
-        other.extend(runs)
-        return [{"tune_loss": losses[int(run.weight_decay)](math.log10(run.lr))} for run in runs]
-
-    assert sweep.sweep(runs, PRESET, grids, carry_out) == tried and len(other) == len(asked)
-
-
-@pytest.mark.parametrize("grids", [{"one": GRID}, {"one": GRID, "two": GRID[:3]}, {"one": GRID, "other": GRID}])
-def test_grids_for_other_methods_or_of_other_lengths_are_refused(grids):
-    with pytest.raises(ValueError, match="give each of one, two one, equally long"):
-        search(sweep.sweep, {"one": valley(-2), "two": valley(-2)}, grid=grids)

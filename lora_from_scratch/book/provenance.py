@@ -20,10 +20,10 @@ RECORDS = f"{PACKAGE}.book"  # what records a result does not decide it
 def provenance(preset: Preset, seconds: float) -> dict:
     """The provenance of results that took `seconds` at `preset`."""
     modules = code_that_ran()
-    cuda = preset.device == "cuda"
+    cuda, threads = preset.device == "cuda", "two threads" if "lab/adapt.py" in modules else "one thread"
     return {
         "preset": preset.name,
-        "device": torch.cuda.get_device_name() if cuda else f"CPU ({platform.machine()}), one thread a run",
+        "device": torch.cuda.get_device_name() if cuda else f"CPU ({platform.machine()}), {threads} a run",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": version("numpy"),

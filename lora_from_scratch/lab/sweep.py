@@ -8,15 +8,13 @@ twice the budget; if it lies there even then, it is reported as unfinished. The 
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from lora_from_scratch.lab.finetune import Run
 from lora_from_scratch.lab.presets import Preset
 from lora_from_scratch.lab.workers import carry_out_all
 
-Grid = tuple[float, ...]
-GRID: Grid = tuple(10 ** (k / 2) for k in (-6, -5, -4, -3))  # 0.001, 0.0032, 0.01, 0.032
+GRID = tuple(10 ** (k / 2) for k in (-6, -5, -4, -3))  # 0.001, 0.0032, 0.01, 0.032
 
 
 @dataclass(frozen=True)
@@ -77,45 +75,28 @@ def bracketed(tried: dict[float, float]) -> bool:
     return min(tried) < best_rate(tried) < max(tried)
 
 
-def sweep(
-    methods: dict[str, Run],
-    preset: Preset,
-    grid: Grid | dict[str, Grid] = GRID,
-    carry_out: Callable[[list[Run], Preset], list[dict]] | None = None,
-) -> dict[str, dict[float, float]]:
+def sweep(methods: dict[str, Run], preset: Preset, grid: tuple[float, ...] = GRID) -> dict[str, dict[float, float]]:
     """{label: {rate: tuning loss}}, the same number of rates for every method.
 
-    `grid` is one for all, or one for each, equally long. Raises ValueError for a grid of fewer than 3 rates, or one
-    that is not rising and positive, and for grids of other lengths or for other methods.
+    Raises ValueError for a grid of fewer than 3 rates, or one that is not rising and positive.
     """
-    carry_out = carry_out or carry_out_all
-    grids = grid if isinstance(grid, dict) else dict.fromkeys(methods, grid)
-    if grids.keys() != methods.keys() or len({len(rates) for rates in grids.values()}) != 1:
-        raise ValueError(f"grids are for {', '.join(grids)}; give each of {', '.join(methods)} one, equally long")
-    for rates in grids.values():
-        if len(rates) < 3 or rates[0] <= 0 or any(a >= b for a, b in zip(rates, rates[1:], strict=False)):
-            raise ValueError(f"grid is {rates}; give at least 3 positive, rising learning rates")
+    if len(grid) < 3 or grid[0] <= 0 or any(a >= b for a, b in zip(grid, grid[1:], strict=False)):
+        raise ValueError(f"grid is {grid}; give at least 3 positive, rising learning rates")
     tried: dict[str, dict[float, float]] = {label: {} for label in methods}
-    budget = max(*map(len, grids.values()), preset.budget)
+    budget = max(len(grid), preset.budget)
     at_most = 2 * budget
     while True:
         jobs = []
         for label in methods:
-            rates = next_rates(tried[label]) if tried[label] else list(grids[label])
+            rates = next_rates(tried[label]) if tried[label] else list(grid)
             jobs += [(label, rate) for rate in rates[: budget - len(tried[label])]]
-        runs = [for_tuning(methods[label], rate) for label, rate in jobs]
-        for (label, rate), result in zip(jobs, carry_out(runs, preset), strict=True):
+        runs = [replace(methods[label], lr=rate, seed=0, keep=False, snapshots=0) for label, rate in jobs]
+        for (label, rate), result in zip(jobs, carry_out_all(runs, preset), strict=True):
             tried[label][rate] = result["tune_loss"]
         if all(len(rates) >= budget for rates in tried.values()):
             if budget >= at_most or all(map(bracketed, tried.values())):
                 return tried
             budget += 1
-
-
-def for_tuning(run: Run, rate: float) -> Run:
-    """`run` at this rate on seed 0, without what only those that are judged are asked for."""
-    light = {"keep": False, "snapshots": 0, "judged": False}
-    return replace(run, lr=rate, seed=0, **{name: value for name, value in light.items() if hasattr(run, name)})
 
 
 def told_apart(first: Tuned, second: Tuned) -> bool:
@@ -125,29 +106,23 @@ def told_apart(first: Tuned, second: Tuned) -> bool:
 
 
 def compare(
-    methods: dict[str, Run],
-    preset: Preset,
-    known: dict[str, float] | None = None,
-    grid: Grid | dict[str, Grid] = GRID,
-    carry_out: Callable[[list[Run], Preset], list[dict]] | None = None,
+    methods: dict[str, Run], preset: Preset, known: dict[str, float] | None = None, grid: tuple[float, ...] = GRID
 ) -> dict[str, Tuned]:
     """Every method at its own best learning rate, over the preset's seeds: the same seeds for all.
 
     Args:
         methods: {label: run}; the runs' own `lr` and `seed` are replaced.
         known: rates found before, {label: rate}. Used only where the preset's budget is 0 and every label has one.
-        grid: as in `sweep`.
-        carry_out: gives the results of runs, by default `carry_out_all`; for lessons, that of adapt.py.
     """
     if preset.budget == 0 and known and set(methods) <= set(known):
         tried = {label: {} for label in methods}
         best, finished = {label: known[label] for label in methods}, dict.fromkeys(methods, True)
     else:
-        tried = sweep(methods, preset, grid, carry_out)
+        tried = sweep(methods, preset, grid)
         best = {label: best_rate(tried[label]) for label in methods}
         finished = {label: bracketed(tried[label]) for label in methods}
     runs = [replace(run, lr=best[label], seed=1 + s) for label, run in methods.items() for s in range(preset.seeds)]
-    results = (carry_out or carry_out_all)(runs, preset)
+    results = carry_out_all(runs, preset)
     tuned = {}
     for i, (label, run) in enumerate(methods.items()):
         own = results[i * preset.seeds : (i + 1) * preset.seeds]
