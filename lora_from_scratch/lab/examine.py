@@ -1,0 +1,154 @@
+"""A lesson of the real model, watched on its way and taken apart at its end, beside what chance gives.
+
+`adapt` says where a lesson ends. The questions of chapters 00, 03, 10 and 11 need more: what was learnt and lost at
+points on the way (to compare at the same loss), the spectrum of each update, how much of it a low rank keeps, how many
+directions are new, and what of it arrives in a bfloat16 weight. Matrices are those of a few blocks (a full set of 210
+takes minutes), the cut is of all.
+
+Two nulls of intruders: a random update of the same singular values (nulls.py), and the rounding of the base. A GGUF
+file keeps weights on a few levels a block, so the true weight may lie anywhere within half a level of what we have.
+"""
+
+import copy
+import functools
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from lora_from_scratch.analysis import nulls, spectra
+from lora_from_scratch.analysis.nulls import random_update_like
+from lora_from_scratch.analysis.spectra import effective_rank, intruder_dimensions, low_rank_factors, singular_values
+from lora_from_scratch.inject import count_parameters
+from lora_from_scratch.lab import adapt, cache, generate, train
+from lora_from_scratch.lab.adapt import LENGTH, THREADS, Lesson, prepared
+from lora_from_scratch.lab.checkpoint import Checkpoint
+from lora_from_scratch.lab.workers import SECONDS
+from lora_from_scratch.targets import find_targets
+
+BLOCK, LEVELS = 32, 16  # of GGUF's Q4_1: weights that share a scale, and the levels they may have
+HERE = cache.imported(__name__)
+
+
+def examine(lesson: Lesson, checkpoint: Checkpoint, looks: int = 10, cuts: Sequence[int] = (), blocks: int = 6) -> dict:
+    """Carry out a lesson on a copy of the model and look at it `looks` times on its way, before the first step too.
+
+    Gives what `adapt` gives without `judged`, and
+        path: {"steps", "task_loss", "text_loss", "own_loss"}, a list each; text is documentation, own is what the model
+            wrote by itself before (`own_text`), losses in nats a token.
+        matrices: {name: what `taken_apart` gives} of the linear layers in `blocks` evenly spaced blocks.
+        cut: {rank: task loss with every linear layer's update cut to that rank}.
+
+    From the cache where nothing that decides it has changed. Raises ValueError for fewer than 1 look, or for more than
+    there are steps.
+    """
+    if not 1 <= looks <= lesson.steps:
+        raise ValueError(f"looks is {looks!r}; with {lesson.steps} steps it runs from 1 to {lesson.steps}")
+    key = {**adapt.lesson_key(lesson, checkpoint), "looks": looks, "cuts": list(cuts), "blocks": blocks}
+    key["examine"] = cache.code_version(HERE, nulls, spectra)
+    result = cache.cached("examined", key, lambda: _examine(lesson, checkpoint, looks, cuts, blocks))
+    SECONDS.append(result["seconds"])
+    return result
+
+
+def _examine(lesson: Lesson, checkpoint: Checkpoint, looks: int, cuts: Sequence[int], blocks: int) -> dict:
+    started = time.perf_counter()
+    with train.threads(THREADS), torch.random.fork_rng():
+        torch.manual_seed(lesson.seed)
+        model = prepared(copy.deepcopy(checkpoint.model), lesson)
+        watcher = Watcher(model, lesson, checkpoint, looks)
+        watcher.look()
+        losses, step_seconds = adapt.fit(model, lesson, checkpoint, watcher)
+        result = {"losses": losses, "path": watcher.path, "step_seconds": step_seconds}
+        result |= adapt.measure(model, replace(lesson, judged=False), checkpoint)
+        layers = list(find_targets(checkpoint.model, "all-linear"))
+        before, after = ({n: m.get_submodule(n).weight.detach() for n in layers} for m in (checkpoint.model, model))
+        chosen = {round(i * (len(model.model.layers) - 1) / max(1, blocks - 1)) for i in range(blocks)}
+        names = [name for name in before if int(name.split(".")[2]) in chosen]
+        draw = torch.Generator().manual_seed(lesson.seed)
+        result["matrices"] = {name: taken_apart(before[name], after[name], draw) for name in names}
+        result["cut"] = cut_losses(before, after, cuts, lesson, checkpoint)
+    return result | {"trained": count_parameters(model)[0], "seconds": time.perf_counter() - started}
+
+
+class Watcher:
+    """Called after every step, it measures `model` at `looks` evenly spaced steps."""
+
+    def __init__(self, model: nn.Module, lesson: Lesson, checkpoint: Checkpoint, looks: int) -> None:
+        self.model, self.lesson, self.checkpoint, self.step = model, lesson, checkpoint, 0
+        self.due = {lesson.steps * (i + 1) // looks for i in range(looks)}
+        self.own = own_text(checkpoint)
+        self.path: dict[str, list] = {"steps": [], "task_loss": [], "text_loss": [], "own_loss": []}
+
+    def __call__(self) -> None:
+        self.step += 1
+        if self.step in self.due:
+            self.look()
+
+    def look(self) -> None:
+        found = adapt.measure(self.model, replace(self.lesson, judged=False), self.checkpoint)
+        self.path["steps"].append(self.step)
+        self.path["task_loss"].append(found["task_loss"])
+        self.path["text_loss"].append(found["text_loss"])
+        self.path["own_loss"].append(train.evaluate(self.model, self.own, batch=8))
+
+
+@functools.lru_cache(maxsize=1)
+def own_text(checkpoint: Checkpoint, count: int = 16) -> Tensor:
+    """What the model writes by itself after the token that ends a text, one draw a token, (count, LENGTH + 1).
+
+    No text is better known to a model. A loss on it that rises means that the model would now write something else.
+    """
+    start = [checkpoint.tokenizer.eos]
+    draw = torch.Generator(checkpoint.model.lm_head.weight.device).manual_seed(0)
+    written = generate.generate(checkpoint.model, [start] * count, LENGTH, temperature=1.0, generator=draw)
+    return torch.tensor([start + ids for ids in written])
+
+
+def taken_apart(W0: Tensor, W1: Tensor, draw: torch.Generator) -> dict:
+    """What one weight's update is made of, (d_out, d_in) both.
+
+    size: of ΔW beside W0, in the Frobenius norm. effective_rank, sizes: of ΔW, its singular values. intruders, null,
+    rounding: how many of the 10 leading left vectors are new in W1, in W0 with a random update of the same singular
+    values, and in W0 with noise as large as its rounding. arrived: what is left of ΔW after a merge in bfloat16, as a
+    projection on it (1: all).
+    """
+    delta = W1 - W0
+    half = W0.bfloat16()
+    arrived = (half.float() + delta).bfloat16().float() - half.float()
+    return {
+        "size": (delta.norm() / W0.norm()).item(),
+        "effective_rank": effective_rank(delta),
+        "sizes": singular_values(delta),
+        "intruders": len(intruder_dimensions(W0, W1)),
+        "null": len(intruder_dimensions(W0, W0 + random_update_like(delta, draw))),
+        "rounding": len(intruder_dimensions(W0, W0 + rounding_noise(W0, draw))),
+        "arrived": ((arrived * delta).sum() / delta.square().sum()).item(),
+    }
+
+
+def rounding_noise(weight: Tensor, draw: torch.Generator) -> Tensor:
+    """Uniform noise within half a level, if each BLOCK weights of a row lie on LEVELS levels between their extremes."""
+    blocks = weight.reshape(-1, BLOCK)  # (n, BLOCK)
+    step = (blocks.amax(dim=1, keepdim=True) - blocks.amin(dim=1, keepdim=True)) / (LEVELS - 1)
+    noise = torch.rand(blocks.shape, generator=draw).to(weight.device, weight.dtype) - 0.5
+    return (noise * step).reshape(weight.shape)
+
+
+def cut_losses(
+    before: dict[str, Tensor], after: dict[str, Tensor], cuts: Sequence[int], lesson: Lesson, checkpoint: Checkpoint
+) -> dict[int, float]:
+    """{rank: the loss on the task with each update cut to its best part of that rank}, everything else as it was."""
+    if not cuts:
+        return {}
+    model = copy.deepcopy(checkpoint.model)
+    layers, found = find_targets(model, "all-linear"), {}
+    parts = {name: low_rank_factors(after[name] - W0, min(max(cuts), *W0.shape)) for name, W0 in before.items()}
+    for rank in cuts:
+        with torch.no_grad():
+            for name, (B, A) in parts.items():
+                layers[name].weight.copy_(before[name] + B[:, :rank] @ A[:rank])
+        found[rank] = adapt.measure(model, replace(lesson, judged=False), checkpoint)["task_loss"]
+    return found

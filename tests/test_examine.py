@@ -1,0 +1,93 @@
+"""A lesson of a real model watched and taken apart, on a small random Llama: what is measured is what is said."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from lessons import SHORT, numbers
+
+from lora_from_scratch.lab import adapt, examine, train
+from lora_from_scratch.lab.examine import BLOCK, LEVELS, rounding_noise, taken_apart
+
+LESSON = replace(SHORT, steps=4, adapter=None, scope="linear", lr=1e-2)
+
+
+def test_the_path_ends_where_the_lesson_ends_and_begins_at_the_base(checkpoint):
+    """Being looked at changes nothing: the losses are those of `adapt`, with adapters and without."""
+    for lesson in (LESSON, SHORT):
+        found = examine.examine(lesson, checkpoint, looks=2)
+        plain = adapt.adapt(lesson, checkpoint)
+        assert found["losses"] == plain["losses"] and found["trained"] == plain["trained"]
+        path = found["path"]
+        assert path["steps"] == [0, lesson.steps // 2, lesson.steps]
+        for name in ("task_loss", "text_loss"):
+            with train.threads(adapt.THREADS):
+                start = adapt.measure(checkpoint.model, replace(lesson, judged=False), checkpoint)[name]
+            assert path[name][0] == start and path[name][-1] == found[name] == plain[name]
+        assert path["own_loss"][0] != path["own_loss"][-1]
+
+
+def test_the_cut_to_the_full_rank_changes_nothing_and_to_a_low_one_gives_part_of_it(checkpoint):
+    """At width 64 no update has more than 64 directions."""
+    found = examine.examine(LESSON, checkpoint, looks=1, cuts=(1, 64))
+    assert found["cut"][64] == pytest.approx(found["task_loss"], rel=1e-4)
+    assert abs(found["cut"][1] - found["task_loss"]) > 1e-3
+
+
+def test_matrices_are_those_of_evenly_spaced_blocks_the_first_and_the_last_among_them(checkpoint):
+    found = examine.examine(SHORT, checkpoint, looks=1, blocks=2)["matrices"]
+    assert {name.split(".")[2] for name in found} == {"0", "1"} and len(found) == 14
+    for entry in found.values():
+        assert (entry["sizes"][:2] > 0).all() and entry["sizes"][2] < 1e-4 * entry["sizes"][0], "rank 2, and no more"
+    alone = examine.examine(replace(SHORT, seed=5), checkpoint, looks=1, blocks=1)["matrices"]
+    assert {name.split(".")[2] for name in alone} == {"0"}
+
+
+def test_a_large_new_direction_is_an_intruder_and_a_small_one_does_not_arrive_in_bfloat16():
+    torch.manual_seed(0)
+    W0 = torch.randn(64, 96)
+    u, v = (torch.nn.functional.normalize(torch.randn(n), dim=0) for n in W0.shape)
+    draw = torch.Generator().manual_seed(0)
+    large = taken_apart(W0, W0 + 60 * torch.outer(u, v), draw)
+    assert large["intruders"] == large["null"] == 1 and large["rounding"] == 0
+    assert large["effective_rank"] == pytest.approx(1, abs=0.01) and large["sizes"][0] == pytest.approx(60, rel=1e-4)
+    assert large["size"] == pytest.approx(60 / W0.norm().item(), rel=1e-4)
+    assert large["arrived"] == pytest.approx(1, abs=0.01)
+    tiny = torch.full_like(W0, 1e-6)
+    assert abs(taken_apart(W0, W0 + tiny, draw)["arrived"]) < 0.5 and taken_apart(W0, W0 + tiny, draw)["intruders"] == 0
+
+
+def test_the_rounding_noise_is_uniform_within_half_a_level_of_its_block():
+    torch.manual_seed(0)
+    weight = torch.randn(200, 2 * BLOCK, dtype=torch.float64)
+    noise = rounding_noise(weight, torch.Generator().manual_seed(1))
+    blocks = weight.view(-1, BLOCK)
+    for block, added in zip(blocks, noise.view(-1, BLOCK), strict=True):  # a slow loop
+        half = (block.max() - block.min()) / (LEVELS - 1) / 2
+        assert added.abs().max() <= half
+    halves = (blocks.amax(1) - blocks.amin(1))[:, None] / (LEVELS - 1) / 2
+    shares = (noise.view(-1, BLOCK) / halves).flatten()
+    assert shares.mean().abs() < 0.03 and shares.square().mean() == pytest.approx(1 / 3, abs=0.02)
+
+
+def test_the_model_s_own_text_is_drawn_once_and_better_known_than_another_text(checkpoint):
+    text = examine.own_text(checkpoint, count=4)
+    assert text.shape == (4, adapt.LENGTH + 1) and (text[:, 0] == checkpoint.tokenizer.eos).all()
+    assert (examine.own_text(copy.deepcopy(checkpoint), count=4) == text).all()
+    shuffled = text[:, torch.randperm(text.shape[1], generator=torch.Generator().manual_seed(0))]
+    assert train.evaluate(checkpoint.model, text) < train.evaluate(checkpoint.model, shuffled)
+
+
+def test_what_was_examined_comes_back_from_the_cache(checkpoint, monkeypatch):
+    first = examine.examine(SHORT, checkpoint, looks=1)
+    monkeypatch.setattr(examine, "_examine", None)
+    assert numbers(examine.examine(SHORT, checkpoint, looks=1))["path"] == first["path"]
+    with pytest.raises(TypeError):
+        examine.examine(SHORT, checkpoint, looks=2)
+
+
+@pytest.mark.parametrize("looks", [0, -1, 5])
+def test_more_looks_than_steps_or_none_are_refused(checkpoint, looks):
+    with pytest.raises(ValueError, match=f"looks is {looks}; with 4 steps it runs from 1 to 4"):
+        examine.examine(LESSON, checkpoint, looks=looks)
