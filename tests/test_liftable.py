@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "lora_from_scratch"
-NAMED = ["lora.py", "rslora.py", "loraplus.py", "nf4.py", "paged.py", "lab/llama.py"]
-MUST_EXIST = {"lora.py", "rslora.py", "loraplus.py", "nf4.py", "paged.py", "lab/llama.py"}
+NAMED = ["lora.py", "rslora.py", "loraplus.py", "nf4.py", "paged.py", "arithmetic.py", "lab/llama.py"]
+MUST_EXIST = {"lora.py", "rslora.py", "loraplus.py", "nf4.py", "paged.py", "arithmetic.py", "lab/llama.py"}
 FILES = [name for name in NAMED if (PACKAGE / name).exists() or name in MUST_EXIST]
 FILES += [f"analysis/{path.name}" for path in sorted((PACKAGE / "analysis").glob("[!_]*.py"))]
 
@@ -40,6 +40,7 @@ USES = {  # one line that a student would write next
     "paged.py": "PagedAdamW([torch.nn.Parameter(torch.ones(3))], resident_bytes=2**22).step()",
     "analysis/directions.py": "assert magnitude_and_direction(torch.eye(3), 2 * torch.eye(3)) == (1, 0)",
     "analysis/mitigation.py": "assert scale_directions(2 * torch.eye(3), [0, 1, 2], 0.5).equal(torch.eye(3))",
+    "arithmetic.py": "assert concatenate([(torch.ones(1, 3), torch.ones(2, 1), 2.0)])[1].equal(2 * torch.ones(2, 1))",
     "lab/llama.py": "assert TinyLlama()(torch.zeros(1, 3, dtype=torch.long)).shape == (1, 3, 128)",
 }
 
