@@ -45,6 +45,8 @@ def check_labels(function) -> str:
     labels = tensor(found)
     if labels is None or labels.dim() != 1:
         return not_yet("give a list of numbers")
+    if not torch.isfinite(labels).all():
+        return not_yet("a label is a number: -100 where nothing is to be learnt, not None or NaN")
     labels = [int(label) for label in labels]
     right = [-100] * (start - 1) + ids[start:]
     mistakes = {
@@ -75,22 +77,24 @@ def check_bytes(answer) -> str:
     if found is None:
         return not_yet("give a number")
     a_rank = 2 * (576 + 576) + 2 * (192 + 576) + 3 * (1536 + 576)  # of one layer
-    right = 30 * a_rank * 16 * 2
+    right = 30 * a_rank * 64 * 2
     mistakes = {
         "these are numbers; a float16 number takes 2 bytes": right / 2,
         "float32 takes 4 bytes a number, float16 takes 2": right * 2,
         "that is one layer of 30": right / 30,
-        "the rank is missing": right / 16,
+        "the rank is missing": right / 64,
         "r (d_out + d_in) numbers, not d_out · d_in": 30 * 2 * (2 * 576 * 576 + 2 * 192 * 576 + 3 * 1536 * 576),
-        "that is A alone; B has numbers too": 30 * 16 * 2 * (6 * 576 + 1536),
-        "that is B alone; A has numbers too": 30 * 16 * 2 * (2 * 576 + 2 * 192 + 2 * 1536 + 576),
-        "q and o, k and v, gate and up: six of the seven matrices come in pairs": 30 * 16 * 2 * (1152 + 768 + 2112 * 2),
+        "that is A alone; B has numbers too": 30 * 64 * 2 * (6 * 576 + 1536),
+        "that is B alone; A has numbers too": 30 * 64 * 2 * (2 * 576 + 2 * 192 + 2 * 1536 + 576),
+        "q and o, k and v, gate and up: six of the seven matrices come in pairs": 30 * 64 * 2 * (1152 + 768 + 2112 * 2),
     }
     if found == right:
         return RIGHT
     for words, wrong in mistakes.items():
         if found == wrong:
             return not_yet(words)
-    if abs(found - right / 1e6) < 0.005 * right / 1e6:
-        return not_yet("that is in MB; give bytes")
+    if any(abs(found - right / unit) < 0.005 * right / unit for unit in (1e6, 2**20)):
+        return not_yet("that is in MB or MiB; give bytes")
+    if abs(found / right - 1) < 0.005:
+        return not_yet("that is rounded; give all digits")
     return not_yet("add up r (d_out + d_in) over the seven matrices of a layer")

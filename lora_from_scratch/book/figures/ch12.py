@@ -20,9 +20,8 @@ COLOURS = {
 }
 
 
-def before_and_after(shown: Sequence[Record], before: Sequence[str], after: Sequence[str], count: int = 4) -> Figure:
-    """Three columns: the sentence, what the model said, what it says now, its fields coloured by right and wrong."""
-    rows = list(zip(shown, before, after, strict=True))[:count]
+def before_and_after(rows: Sequence[tuple[Record, str, str]]) -> Figure:
+    """Three columns: the sentence, what the model said, what it says now, its fields green if right, else orange."""
     fig, (ax,) = plots.canvas(width=11, height=1.25 * len(rows) + 0.6)
     ax.axis("off")
     ax.set(xlim=(0, 11), ylim=(-len(rows), 0.4))
@@ -56,7 +55,7 @@ def _fields(answer: str, record: Record) -> list[tuple[str, str]]:
 
 
 def rates(tuned: Mapping[str, Tuned], start: float) -> Figure:
-    """The tuning loss of every rate that was tried, the best ringed; `start` is the base's."""
+    """The tuning loss of every rate that was tried, the best ringed; `start` is the base's. Needs a rate tried."""
     fig, (ax,) = plots.canvas(width=8, height=4.4)
     for label, t in tuned.items():
         tried = sorted(t.tried)
