@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from lora_from_scratch.lab.copying import copied, shape_of, worked_out, worked_out_right
+from lora_from_scratch.lab.copying import copied, right_by_field, shape_of, worked_out, worked_out_right
 from lora_from_scratch.lab.records import FIELDS, SPLITS, Record, records, score
 
 EASY = Record(
@@ -45,6 +45,18 @@ def test_the_share_counts_fields_not_records_and_broken_answers_as_wrong():
     for answer in ("no JSON", "[1]", "null", '{"day": "Wednesday"', "[" * 100_000):
         assert worked_out_right([answer], [HARD]) == 0
     assert math.isnan(worked_out_right([EASY.answer], [EASY]))
+
+
+def test_the_shares_by_field_are_those_of_the_score():
+    """Their mean is the score's `fields`; a null counts where it is given, not where the field is missing."""
+    drawn = records("both new", 100, seed=6)
+    answers = [copied(r.sentence) for r in drawn[:60]] + ["no JSON"] * 20 + ['{"where": null}'] * 20
+    found = right_by_field(answers, drawn)
+    scores = [score(answer, record)["fields"] for answer, record in zip(answers, drawn, strict=True)]
+    assert sum(found.values()) / len(found) == pytest.approx(sum(scores) / len(scores))
+    assert right_by_field(["{}"], [Record("x", dict.fromkeys(FIELDS))]) == dict.fromkeys(FIELDS, 0)
+    with pytest.raises(ValueError, match="no records; give one at least"):
+        right_by_field([], [])
 
 
 @pytest.mark.parametrize("split", SPLITS)

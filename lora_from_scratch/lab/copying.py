@@ -29,14 +29,27 @@ def worked_out(record: Record) -> list[str]:
 
 def worked_out_right(answers: list[str], drawn: list[Record]) -> float:
     """Of all such fields of these records, the share that an answer has right. NaN where there are none."""
-    right = []
-    for answer, record in zip(answers, drawn, strict=True):
-        try:
-            given = json.loads(answer)
-        except (json.JSONDecodeError, RecursionError):
-            given = None
-        right += [isinstance(given, dict) and given.get(n) == record.meaning[n] for n in worked_out(record)]
+    pairs = zip(map(_given, answers), drawn, strict=True)
+    right = [given.get(name) == record.meaning[name] for given, record in pairs for name in worked_out(record)]
     return sum(right) / len(right) if right else float("nan")
+
+
+def right_by_field(answers: list[str], drawn: list[Record]) -> dict[str, float]:
+    """{field: the share of these records that an answer has it right of}. Raises ValueError for no records."""
+    if not drawn:
+        raise ValueError("no records; give one at least")
+    pairs = list(zip(map(_given, answers), drawn, strict=True))
+    right = lambda name: [name in given and given[name] == record.meaning[name] for given, record in pairs]  # noqa: E731
+    return {name: sum(right(name)) / len(pairs) for name in FIELDS}
+
+
+def _given(answer: str) -> dict:
+    """The fields that an answer gives; none, if it is no JSON or no object."""
+    try:
+        given = json.loads(answer)
+    except (json.JSONDecodeError, RecursionError):
+        return {}
+    return given if isinstance(given, dict) else {}
 
 
 def shape_of(record: Record, split: str) -> str:
