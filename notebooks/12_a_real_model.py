@@ -347,8 +347,7 @@ dora_better.measure(minus("DoRA rank 8", "LoRA rank 8"), chance=itself["task_los
 # %% [markdown] rests_on="12.on_par=not settled, 12.dora_better=not settled"
 # **Who learns more** is hardly told apart. LoRA ends 0.013 to 0.015 nats above full fine-tuning, at every rank; the
 # intervals reach over our margin. DoRA ends where full fine-tuning does, and its lead over LoRA is not settled:
-# {12.dora_better.shown}. In the table
-# rank 1, with a 64th of the numbers, stands level with rank 64.
+# {12.dora_better.shown}. In the table rank 1, with a 64th of the numbers, stands level with rank 64.
 
 # %% [markdown] rests_on="12.forgets_less=not reproduced"
 # **What it cost.** At every rank LoRA has lost more of the documentation than full fine-tuning, by 0.40 nats (rank 64)
