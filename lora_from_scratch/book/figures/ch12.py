@@ -63,7 +63,9 @@ def rates(tuned: Mapping[str, Tuned], start: float) -> Figure:
         if tried:
             ax.plot(t.run.lr, t.tried[t.run.lr], "o", markersize=9, markerfacecolor="none", color=COLOURS[label])
     plots.reference(ax, start, "the model before")
-    ax.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="loss on held-out records (nats a token)")
+    ax.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="loss on new values (nats a token)")
+    ax.set_yticks(ticks := [0.15, 0.2, 0.3, 0.5, 1, 2], ticks)
+    ax.minorticks_off()
     ax.legend(fontsize=8)
     return fig
 
@@ -75,7 +77,7 @@ def learnt_and_lost(tuned: Mapping[str, Tuned], base: Mapping[str, float]) -> Fi
         x, y = t.values("task_loss"), t.values("text_loss")
         ax.plot(x, y, "o", color=COLOURS[label], markersize=6, label=label)
     plots.reference(ax, base["text_loss"], f"the model before (records: {base['task_loss']:.2f})")
-    ax.set(xlabel="loss on held-out records (nats a token): less is learnt better", xscale="log")
+    ax.set(xlabel="loss on new values (nats a token): less is learnt better")
     ax.set_ylabel("loss on documentation (nats a token)")
     ax.legend(fontsize=8)
     return fig
