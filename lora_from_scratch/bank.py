@@ -17,6 +17,7 @@ Shapes: n rows that have an adapter, T positions of a row, R the largest rank, S
 import copy
 from collections import OrderedDict
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -85,8 +86,10 @@ class AdapterBank(nn.Module):
 
     def __init__(self, model: nn.Module, targets: str | list[str] | tuple[str, ...] = "all-linear", capacity: int = 8):
         super().__init__()
-        if capacity < 1:
-            raise ValueError(f"capacity is {capacity!r}; it is how many adapters lie in memory, so at least 1")
+        if not isinstance(capacity, Integral) or isinstance(capacity, bool) or capacity < 1:
+            raise ValueError(
+                f"capacity is {capacity!r}; it is how many adapters lie in memory, so an integer of at least 1"
+            )
         if present := [name or "its root" for name, module in model.named_modules() if is_adapter(module)]:
             raise ValueError(f"the model has an adapter at {present[0]}; merge it into the base first")
         layers = find_targets(model, targets)
@@ -142,10 +145,12 @@ class AdapterBank(nn.Module):
         """What the model gives for `inputs`, each row of the batch with the adapter named for it, or None for none.
 
         The first tensor's first dimension is the batch. Raises ValueError for an unknown name, or if there is not one
-        name, or None, for each row.
+        name, or None, for each row, or no tensor at all.
         """
         adapters = [adapters] if isinstance(adapters, str) else list(adapters)
-        batch = next(x for x in (*inputs, *options.values()) if isinstance(x, Tensor))
+        batch = next((x for x in (*inputs, *options.values()) if isinstance(x, Tensor)), None)
+        if batch is None:
+            raise ValueError("there is no tensor among the inputs, so no batch; give the model's inputs as tensors")
         if len(adapters) != len(batch):
             raise ValueError(f"there are {len(adapters)} adapters for {len(batch)} rows; name one, or None, for each")
         for name in dict.fromkeys(name for name in adapters if name is not None):

@@ -157,6 +157,8 @@ def test_there_is_one_adapter_or_none_for_each_row(folders):
     for adapters in (["a"], ["a"] * 3, "a", []):
         with pytest.raises(ValueError, match="for 2 rows"):
             bank(ids, adapters=adapters)
+    with pytest.raises(ValueError, match="no tensor among the inputs"):
+        bank(adapters=[])
     with pytest.raises(ValueError, match="no adapter is called 'z'; there are a"):
         bank(ids, adapters=["a", "z"])
     assert torch.equal(bank(ids, adapters=[None, None]), base()(ids)), "and a refusal leaves nothing chosen"
@@ -181,7 +183,7 @@ def test_the_base_is_kept_once_and_frozen(folders):
     assert ranks == {(3, 2, 16)} and not any(n.startswith("plain") for n, _ in bank.named_modules())
 
 
-@pytest.mark.parametrize("capacity", [0, -1])
+@pytest.mark.parametrize("capacity", [0, -1, 1.5, True])
 def test_a_bank_without_room_is_refused(capacity):
     with pytest.raises(ValueError, match=f"capacity is {capacity}; it is how many adapters lie in memory"):
         AdapterBank(base(), capacity=capacity)
