@@ -28,11 +28,35 @@ def test_the_path_ends_where_the_lesson_ends_and_begins_at_the_base(checkpoint):
         assert path["own_loss"][0] != path["own_loss"][-1]
 
 
-def test_the_cut_to_the_full_rank_changes_nothing_and_to_a_low_one_gives_part_of_it(checkpoint):
-    """At width 64 no update has more than 64 directions."""
-    found = examine.examine(LESSON, checkpoint, looks=1, cuts=(1, 64))
-    assert found["cut"][64] == pytest.approx(found["task_loss"], rel=1e-4)
-    assert abs(found["cut"][1] - found["task_loss"]) > 1e-3
+def test_what_is_kept_whole_changes_nothing_and_a_part_gives_another_loss(checkpoint):
+    """At width 64 no update has more than 64 directions, and rank 64 holds as many numbers as a square matrix."""
+    found = examine.examine(LESSON, checkpoint, looks=1, cuts=(1, 64), blocks=1)
+    kept, loss, start = found["kept"], found["task_loss"], found["path"]["task_loss"][0]
+    assert kept["rank 64"] == pytest.approx(loss, rel=1e-4) and kept["entries 64"] == pytest.approx(loss, rel=1e-6)
+    assert abs(kept["rank 1"] - loss) > 1e-3 and abs(kept["entries 1"] - loss) > 1e-3
+    assert kept["half"] == pytest.approx(start, abs=0.01) and kept["half"] != start
+    assert kept["half, beside"] == pytest.approx(loss, abs=0.01)
+    assert kept["half, merged"] not in (kept["half"], kept["half, beside"])
+
+
+def test_the_entries_kept_are_the_largest_and_the_merge_is_rounded_once():
+    torch.manual_seed(0)
+    before = {"a": torch.randn(6, 10)}
+    after = {"a": before["a"] + 0.1 * torch.randn(6, 10)}
+    made = examine.versions(before, after, (1,), merge=True)
+    change, delta = made["entries 1"]("a") - before["a"], after["a"] - before["a"]
+    kept = change != 0
+    assert kept.sum() == 6 + 10 and delta[kept].abs().min() >= delta[~kept].abs().max()
+    assert torch.equal(change[kept], (before["a"] + delta - before["a"])[kept])
+    assert torch.linalg.matrix_rank((made["rank 1"]("a") - before["a"]).double(), rtol=1e-5) == 1
+    half = before["a"].bfloat16().float()
+    assert torch.equal(made["half"]("a"), half)
+    assert torch.equal(made["half, merged"]("a"), (half + after["a"] - before["a"]).bfloat16().float())
+
+
+def test_the_path_alone_takes_nothing_apart(checkpoint):
+    found = examine.examine(SHORT, checkpoint, looks=1, blocks=0)
+    assert found["matrices"] == {} and found["kept"] == {} and len(found["path"]["steps"]) == 2
 
 
 def test_matrices_are_those_of_evenly_spaced_blocks_the_first_and_the_last_among_them(checkpoint):

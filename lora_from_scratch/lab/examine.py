@@ -3,7 +3,7 @@
 `adapt` says where a lesson ends. The questions of chapters 00, 03, 10 and 11 need more: what was learnt and lost at
 points on the way (to compare at the same loss), the spectrum of each update, how much of it a low rank keeps, how many
 directions are new, and what of it arrives in a bfloat16 weight. Matrices are those of a few blocks (a full set of 210
-takes minutes), the cut is of all.
+takes minutes); a loss is that of the whole model, with all of its linear layers changed.
 
 Two nulls of intruders: a random update of the same singular values (nulls.py), and the rounding of the base. A GGUF
 file keeps weights on a few levels a block, so the true weight may lie anywhere within half a level of what we have.
@@ -12,7 +12,7 @@ file keeps weights on a few levels a block, so the true weight may lie anywhere 
 import copy
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -39,7 +39,9 @@ def examine(lesson: Lesson, checkpoint: Checkpoint, looks: int = 10, cuts: Seque
         path: {"steps", "task_loss", "text_loss", "own_loss"}, a list each; text is documentation, own is what the model
             wrote by itself before (`own_text`), losses in nats a token.
         matrices: {name: what `taken_apart` gives} of the linear layers in `blocks` evenly spaced blocks.
-        cut: {rank: task loss with every linear layer's update cut to that rank}.
+        kept: {label: task loss with other linear weights}. "rank 8", for each of `cuts`: every update cut to that rank;
+            "entries 8": to as many of its largest entries as the two factors hold numbers. "half", "half, beside" and
+            "half, merged", unless `blocks` is 0: a base in bfloat16; the update beside it; merged into it.
 
     From the cache where nothing that decides it has changed. Raises ValueError for fewer than 1 look, or for more than
     there are steps.
@@ -69,7 +71,10 @@ def _examine(lesson: Lesson, checkpoint: Checkpoint, looks: int, cuts: Sequence[
         names = [name for name in before if int(name.split(".")[2]) in chosen]
         draw = torch.Generator().manual_seed(lesson.seed)
         result["matrices"] = {name: taken_apart(before[name], after[name], draw) for name in names}
-        result["cut"] = cut_losses(before, after, cuts, lesson, checkpoint)
+        result["kept"] = {
+            label: with_weights(weight, lesson, checkpoint)
+            for label, weight in versions(before, after, cuts, merge=blocks > 0).items()
+        }
     return result | {"trained": count_parameters(model)[0], "seconds": time.perf_counter() - started}
 
 
@@ -137,18 +142,36 @@ def rounding_noise(weight: Tensor, draw: torch.Generator) -> Tensor:
     return (noise * step).reshape(weight.shape)
 
 
-def cut_losses(
-    before: dict[str, Tensor], after: dict[str, Tensor], cuts: Sequence[int], lesson: Lesson, checkpoint: Checkpoint
-) -> dict[int, float]:
-    """{rank: the loss on the task with each update cut to its best part of that rank}, everything else as it was."""
-    if not cuts:
-        return {}
-    model = copy.deepcopy(checkpoint.model)
-    layers, found = find_targets(model, "all-linear"), {}
-    parts = {name: low_rank_factors(after[name] - W0, min(max(cuts), *W0.shape)) for name, W0 in before.items()}
-    for rank in cuts:
-        with torch.no_grad():
-            for name, (B, A) in parts.items():
-                layers[name].weight.copy_(before[name] + B[:, :rank] @ A[:rank])
-        found[rank] = adapt.measure(model, replace(lesson, judged=False), checkpoint)["task_loss"]
+def versions(
+    before: dict[str, Tensor], after: dict[str, Tensor], cuts: Sequence[int], merge: bool
+) -> dict[str, Callable[[str], Tensor]]:
+    """{label: the weight that a layer has in that version, a function of its name}; the labels as in `examine`."""
+    parts = {n: low_rank_factors(after[n] - W0, min(max(cuts), *W0.shape)) for n, W0 in before.items()} if cuts else {}
+
+    def cut(name: str, rank: int) -> Tensor:
+        B, A = parts[name]
+        return before[name] + B[:, :rank] @ A[:rank]
+
+    def entries(name: str, rank: int) -> Tensor:
+        delta = after[name] - before[name]
+        count = min(rank * sum(delta.shape), delta.numel())
+        places = delta.flatten().abs().topk(count).indices
+        largest = torch.zeros_like(delta).flatten().index_copy_(0, places, delta.flatten()[places])
+        return before[name] + largest.view_as(delta)
+
+    found = {f"rank {r}": functools.partial(cut, rank=r) for r in cuts}
+    found |= {f"entries {r}": functools.partial(entries, rank=r) for r in cuts}
+    if merge:
+        found["half"] = lambda name: before[name].bfloat16().float()
+        found["half, beside"] = lambda name: before[name].bfloat16().float() + after[name] - before[name]
+        found["half, merged"] = lambda name: found["half, beside"](name).bfloat16().float()
     return found
+
+
+def with_weights(weight: Callable[[str], Tensor], lesson: Lesson, checkpoint: Checkpoint) -> float:
+    """The loss on the task with `weight(name)` in every linear layer, everything else as in the checkpoint."""
+    model = copy.deepcopy(checkpoint.model)
+    with torch.no_grad():
+        for name, layer in find_targets(model, "all-linear").items():
+            layer.weight.copy_(weight(name))
+    return adapt.measure(model, replace(lesson, judged=False), checkpoint)["task_loss"]
