@@ -1,0 +1,428 @@
+# %% [markdown]
+# # 13 · Toy or real?
+#
+# **The question.** The tiny Llama of chapters 00 to 11 has 0.8 million parameters and spells. Which of its conclusions
+# hold for a real model of 135 million?
+#
+# **What you will be able to do.** Ask a conclusion again where its scope ends. Tell "it does not hold there" from "we
+# could not see it there". Say of a rule of thumb how far it was tested.
+#
+# **What you need.** Chapter 12, for the model and its lessons. Of chapters 00, 01, 02, 03, 07, 10 and 11 the questions
+# that return; each row below names the row that it asks again.
+#
+# **The two tasks.** *Records* is chapter 12's: sentences to JSON, the answers alone learnt. *Documents* is Python's
+# documentation, in windows of 128 tokens, every token learnt: it is an adaptation to a kind of text that the model
+# partly knows, and no few steps exhaust it.
+#
+# **The base.** Its linear weights were decoded from 16 levels a block. So intruders have two nulls here: a random update
+# with the same singular values, and the noise that such rounding makes.
+#
+# **Words.** Losses are in nats a token. There is one base; a seed draws other batches and another start, so `a ± b`, a
+# mean over seeds with its 95 % interval, speaks of this model alone. *Forgotten* is the rise of a loss on text that the
+# model knew: the documentation (for records), and what it wrote by itself before it was taught.
+
+# %%
+import functools
+import json
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from lora_from_scratch import AdapterConfig
+from lora_from_scratch.book import stats, tables
+from lora_from_scratch.book.estimates import Estimate
+from lora_from_scratch.book.figures import ch13 as figures
+from lora_from_scratch.book.results import Results
+from lora_from_scratch.book.verdicts import AtLeast, AtMost, Equal, Higher, Lower
+
+# %%
+from lora_from_scratch.lab import adapt
+from lora_from_scratch.lab.adapt import Lesson, carry_out
+from lora_from_scratch.lab.cache import ROOT
+from lora_from_scratch.lab.checkpoint import load_checkpoint
+from lora_from_scratch.lab.examine import examine
+from lora_from_scratch.lab.presets import preset
+from lora_from_scratch.lab.tune import tune
+from lora_from_scratch.lab.watch import at_loss
+
+torch.set_num_threads(adapt.THREADS)
+size, checkpoint = preset(), load_checkpoint()
+checkpoint.model.to(size.device)
+name = checkpoint.source.partition(" (")[0]
+scope = {"model": name, "width": checkpoint.model.config.hidden_size, "bases": 1}
+results = Results("13_toy_or_real", size, scope=scope)
+full = size.name in ("full", "gpu")
+seeds = range(1, (size.seeds if full else 1) + 1)
+
+# %% [markdown]
+# ## What would count
+#
+# Every row is written down before it is measured, with the line of the row that it asks again, unless the unit is
+# another one. First what one gets, and what one has to set, on documents.
+
+# %%
+blog, on_documents = "LoRA Without Regret (Thinking Machines, 2025), section on", {"task": "documents"}
+ten_times = results.claim(
+    "ten_times",
+    says="the best rate of LoRA, rank 16, is more than three times full fine-tuning's of the same layers",
+    source=f"{blog} the optimal learning rate",
+    read="second hand",
+    published="consistently about ten times, and more in short runs",
+    test=AtLeast(3, "half of ten, on a logarithmic scale"),
+    scope=on_documents,
+    asks_again="01.higher_rate_far",
+)
+margin = "the margin of chapters 01, 02 and 07; there 1 % of the loss, here 0.7 %"
+on_par = results.claim(
+    "on_par",
+    says="LoRA at rank 16 ends as low as full fine-tuning of the same layers, or lower",
+    source="arXiv 2106.09685v2, abstract",
+    read="full text",
+    published="on-par or better",
+    test=AtMost(0.02, margin),
+    scope=on_documents,
+    asks_again="01.on_par",
+)
+
+# %%
+rank_one = results.claim(
+    "rank_one",
+    says="rank 1 ends as low as rank 16",
+    source="arXiv 2106.09685v2, table 6 (there: rank 64)",
+    read="full text",
+    published="73.4 / 91.3 against 73.5 / 91.4 (WikiSQL / MNLI, GPT-3)",
+    test=AtMost(0.02, margin),
+    scope=on_documents,
+    asks_again="01.rank_one",
+)
+placement = results.claim(
+    "placement",
+    says="adapters on attention alone do worse than adapters on the MLP alone, at equal parameters",
+    source=f"{blog} the layers",
+    read="second hand",
+    published="attention at rank 256 (0.25 B) does worse than MLP at rank 128 (0.24 B), on Llama-3.1-8B",
+    test=Higher(0.02, margin),
+    scope={**on_documents, "ranks": "attention 33, MLP 20: 3,801,600 parameters each"},
+    asks_again="02.placement",
+)
+shared = results.claim(
+    "shared",
+    says="at rank 1's best rate, rank 16 stays at rank 1's loss under alpha / r and falls below it under alpha / √r",
+    source="arXiv 2312.03732v1, section 4",
+    read="second hand",
+    published="Llama 2, ranks 4 to 2048: LoRA's loss about the same, rsLoRA's falls",
+    test={"rsLoRA falls further": Lower(0.02, margin), "LoRA stays": Equal(0.02, margin)},
+    scope={**on_documents, "alpha": 32},
+    asks_again="07.shared",
+)
+
+# %% [markdown]
+# Then what is inside.
+
+# %%
+cut = results.finding(
+    "cut",
+    says="cut to rank 64, a ninth of full rank, the change of full fine-tuning keeps nine tenths of its gain",
+    test=AtLeast(0.9, "chapter 00's line, there for an eighth"),
+    scope=on_documents,
+    asks_again="00.cut_cipher_6",
+)
+over_entries = results.finding(
+    "cut_over_entries",
+    says="cut to rank 64, it keeps more of its gain than as many of its largest entries do",
+    test=Higher(0.02, "chapter 00's line"),
+    scope=on_documents,
+    asks_again="00.cut_over_entries",
+)
+quarter, kinds = "chapter 10's line: one more in four matrices", ("full", "LoRA rank 16")
+taken = [("full", "documents"), ("LoRA rank 16", "documents"), ("full", "records"), ("LoRA rank 8", "records")]
+have = results.claim(
+    "have",
+    says="LoRA's weights have intruder dimensions, fully fine-tuned ones have none",
+    source="arXiv 2410.21228v3, abstract and section 3, figure 4",
+    read="full text",
+    published="LoRA has them at rank 16 and below; full fine-tuning almost never",
+    test={", ".join(k): (AtMost if k[0] == "full" else AtLeast)(0.25, quarter) for k in taken},
+    scope={"task": "documents and records"},
+    asks_again="10.have",
+)
+
+# %%
+beyond = {
+    (label, task): results.finding(
+        f"beyond_{short}_{task}",
+        says=f"{label}, {task}: more intruders a matrix than random updates with the same singular values make",
+        test=Higher(0.25, quarter),
+        scope={"task": task},
+        asks_again=f"10.beyond_{tiny}_near",
+    )
+    for (label, task), short, tiny in zip(
+        taken, ("full", "rank_16", "full", "rank_8"), ("full", "rank_16", "full", "rank_4"), strict=True
+    )
+}
+hazard = results.finding(
+    "hazard",
+    says="merged into a base in bfloat16, LoRA's update of rank 16 loses part of its gain",
+    test=AtMost(0.97, "3 % of the gain, as in chapter 03"),
+    scope={**on_documents, "|ΔW| / |W0|": "as trained"},
+    asks_again="03.hazard",
+)
+
+# %% [markdown]
+# And what it costs, on records.
+
+# %%
+texts = {"documentation": "text_loss", "its own text": "own_loss"}
+less = results.claim(
+    "less",
+    says="at the same loss on records, LoRA of rank 8 forgets less than full fine-tuning, each at its own best rate",
+    source="arXiv 2410.21228v3, section 1 (second observation)",
+    read="full text",
+    published="less, but not always",
+    test={text: Lower(0.05, "chapter 11's margin") for text in texts},
+    scope={"task": "records"},
+    asks_again="11.less",
+)
+larger_rate = results.claim(
+    "larger_rate",
+    says="a larger rate forgets more at the same loss: rank 8 at its best rate, and at a third of it",
+    source="arXiv 2410.21228v3, section 4, figure 7 (there: LoRA at rank 8)",
+    read="full text",
+    published="bigger learning rates lead to more forgetting",
+    test={text: Higher(0.05, "chapter 11's margin") for text in texts},
+    scope={"task": "records"},
+    asks_again="11.larger_rate",
+)
+
+# %% [markdown]
+# **Write down your predictions.** How many times higher is LoRA's best rate than full fine-tuning's? (At the tiny model
+# it came out as 1.8 and 3.2.) Attention or the MLP? How many of the ten leading vectors of a matrix will be new? Who
+# forgets less?
+#
+# ## Rates, ranks and places
+#
+# Each method is tried at three rates on seed 0, a factor of 1.8 apart; where a best one lies at an edge, all get one
+# more. The table is of other seeds.
+
+# %%
+steps, windows, looks = ({"smoke": 1, "quick": 4}.get(size.name, 24), 16 if full else 2, 4 if full else 1)
+ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
+plain = Lesson("documents", steps=steps, batch=4, windows=windows, judged=False)
+methods = {"full": replace(plain, scope="linear")}
+methods |= {f"LoRA rank {r}": replace(plain, adapter=AdapterConfig(rank=r, alpha=32)) for r in (1, 16)}
+methods["attention rank 33"] = replace(plain, adapter=AdapterConfig(rank=33, alpha=32, targets=ATTENTION))
+methods["MLP rank 20"] = replace(plain, adapter=AdapterConfig(rank=20, alpha=32, targets=MLP))
+around = {"full": -3.75}  # log10 of the middle one of three rates; of the others -2.75
+grids = {label: tuple(10 ** (around.get(label, -2.75) + k / 4) for k in (-1, 0, 1)) for label in methods}
+known = None if full else results.known_rates("documents")
+tuned = tune(methods, grids, checkpoint, len(seeds), known)
+results.record_sweep("documents", tuned)
+start = adapt.measure(checkpoint.model, plain, checkpoint)["task_loss"]
+print(f"the base: {start:.3f}")
+print(tables.comparison(tuned, against="full"))
+
+# %% [markdown]
+# Rank 16 a second time, on other seeds, shows what the draw alone does. And both scalings at the rate that is best for
+# rank 1.
+
+
+# %%
+def losses(label, rate=None, first=1, **changes):
+    """The task losses of a method at a rate, its own if None, over the seeds from `first` on."""
+    run = replace(tuned[label].run, lr=rate or tuned[label].run.lr)
+    run = replace(run, adapter=replace(run.adapter, **changes))
+    return [r["task_loss"] for r in carry_out([replace(run, seed=first - 1 + s) for s in seeds], checkpoint)]
+
+
+of = {label: t.values("task_loss") for label, t in tuned.items()}
+of["rank 16 again"] = losses("LoRA rank 16", first=11)
+shared_rate = tuned["LoRA rank 1"].run.lr
+of["rank 16, rank 1's rate"] = losses("LoRA rank 16", shared_rate)
+of["rsLoRA, rank 1's rate"] = losses("LoRA rank 16", shared_rate, rslora=True)
+print(stats.table(["rank 16", "loss"], [[label, stats.shown(of[label], 3)] for label in list(of)[-3:]]))
+results.record(start=start, losses=of)
+
+
+# %%
+def minus(first, second):
+    """The paired difference of two methods' losses, over seeds."""
+    return stats.paired(of[first], of[second])
+
+
+def times(first, second):
+    """The ratio of two best rates, between the ends that their neighbours on the grid leave open."""
+    a, b = tuned[first], tuned[second]
+    ratio, open_by = a.run.lr / b.run.lr, a.resolution * b.resolution
+    return Estimate(ratio, ratio / open_by, ratio * open_by) if np.isfinite(open_by) else Estimate(ratio)
+
+
+again = minus("rank 16 again", "LoRA rank 16")
+ten_times.measure(times("LoRA rank 16", "full"), chance=1.0)
+on_par.measure(minus("LoRA rank 16", "full"), chance=minus("LoRA rank 1", "full"))
+rank_one.measure(minus("LoRA rank 1", "LoRA rank 16"), chance=stats.interval([start - x for x in of["LoRA rank 16"]]))
+placement.measure(minus("attention rank 33", "MLP rank 20"), chance=again)
+shared.measure(
+    {"rsLoRA falls further": minus("rsLoRA, rank 1's rate", "rank 16, rank 1's rate"),
+     "LoRA stays": minus("rank 16, rank 1's rate", "LoRA rank 1")},
+    chance={"rsLoRA falls further": again, "LoRA stays": minus("rsLoRA, rank 1's rate", "LoRA rank 1")},
+)  # fmt: skip
+
+# %%
+if all(t.tried for t in tuned.values()):
+    results.figure(
+        figures.rates(tuned),
+        "rates",
+        f"The loss on documents after {steps} steps, by learning rate, on seed 0. Each curve's lowest point is filled.",
+        alt="Five curves over the learning rate.",
+    )
+
+# %% [markdown]
+# ## Taken apart
+#
+# Full fine-tuning and rank 16 once more, each at its best rate, and then other weights made of what they did: the change
+# of every linear layer cut to a rank, or to its largest entries.
+
+# %%
+cuts = (1, 8, 64)
+look = functools.partial(examine, checkpoint=checkpoint, looks=1)
+seen = {
+    label: [
+        look(replace(tuned[label].run, seed=s), cuts=cuts if label == "full" else (), blocks=4 if full else 1) for s in seeds
+    ]
+    for label in kinds
+}
+
+
+# %%
+def kept(one, label, base):
+    """The share of the gain over `base` that is left in a version of the weights."""
+    return (base - one["kept"][label]) / (base - one["task_loss"])
+
+
+share = {f"{way} {r}": [kept(one, f"{way} {r}", start) for one in seen["full"]] for way in ("rank", "entries") for r in cuts}
+results.figure(
+    figures.kept(share, cuts),
+    "kept",
+    "What of full fine-tuning's gain is left when every linear layer's change is cut to a rank, and when as many "
+    "of its largest entries are kept. Means over seeds with 95 % intervals.",
+    alt="Two lines that rise with the rank.",
+)
+print(stats.table(["kept", "share of the gain"], [[k, stats.shown(v, 3)] for k, v in share.items()]))
+cut.measure(stats.interval(share["rank 64"]), chance=stats.interval(share["entries 64"]))
+noise = stats.paired(share["rank 64"], [*share["rank 64"][1:], share["rank 64"][0]])  # seed against seed
+over_entries.measure(stats.paired(share["rank 64"], share["entries 64"]), chance=noise)
+
+
+# %% [markdown]
+# (The noise is a difference of seeds.) What becomes of the gain when the update is merged into bfloat16 weights:
+
+# %%
+left = {
+    label: [(one["kept"]["half"] - one["kept"]["half, merged"]) / (one["kept"]["half"] - one["kept"]["half, beside"])
+            for one in found]
+    for label, found in seen.items()
+}  # fmt: skip
+print(*(f"{label}: {stats.shown(values, 4)} of the gain is left" for label, values in left.items()), sep="\n")
+hazard.measure(stats.interval(left["LoRA rank 16"]), chance=1.0)
+results.record(left=left, share=share)
+
+# %% [markdown]
+# ## Forgetting, at the same loss
+#
+# Records again, with the rates that chapter 12 found for rank 8 and for full fine-tuning; rank 8 also at a third of its
+# rate, and full fine-tuning a second time, on other seeds: the null. Each is looked at on its way.
+
+# %%
+chapter_12 = json.loads((ROOT / "figures" / "full" / "12_a_real_model.json").read_text())["sweeps"]["records"]
+lesson = Lesson(steps={"smoke": 1, "quick": 4}.get(size.name, 30), batch=6, held=100 if full else 4, windows=windows)
+eight = replace(lesson, adapter=AdapterConfig(rank=8, alpha=32), lr=chapter_12["LoRA rank 8"]["rate"])
+arms = {
+    "full": replace(lesson, lr=chapter_12["full"]["rate"]),
+    "LoRA rank 8": eight,
+    "rank 8, a third of the rate": replace(eight, lr=eight.lr / 3),
+    "full again": replace(lesson, lr=chapter_12["full"]["rate"], seed=10),
+}
+watched = functools.partial(examine, checkpoint=checkpoint, looks=looks)
+blocks = {"full": 4 if full else 1, "LoRA rank 8": 4 if full else 1}  # of the other two the path alone
+on_records = {
+    label: [watched(replace(one, seed=one.seed + s), blocks=blocks.get(label, 0)) for s in seeds] for label, one in arms.items()
+}
+paths = {label: [one["path"] for one in found] for label, found in on_records.items()}
+target = max(path["task_loss"][-1] for found in paths.values() for path in found) + 0.005
+forgotten = {
+    label: {t: [at_loss(p["task_loss"], p[n], target) - p[n][0] for p in found] for t, n in texts.items()}
+    for label, found in paths.items()
+}
+results.record(forgotten=forgotten, target=target, paths=paths)
+
+
+# %%
+def more(first, second):
+    """By how much more the first forgot than the second, for each text."""
+    return {t: stats.paired(forgotten[first][t], forgotten[second][t]) for t in texts}
+
+
+less.measure(more("LoRA rank 8", "full"), chance=more("full again", "full"))
+larger_rate.measure(more("LoRA rank 8", "rank 8, a third of the rate"), chance=more("full again", "full"))
+rows = [
+    [label, f"{one.lr:.2g}", *(stats.shown(forgotten[label][t], 3) for t in texts)] for label, one in arms.items()
+]
+print(f"forgotten when the loss on records has fallen to {target:.3f}")
+print(stats.table(["method", "rate", *texts], rows))
+
+# %%
+results.figure(
+    figures.paths(paths, target),
+    "paths",
+    "Loss on text that the model knew against loss on records, along the training; each line is a seed. The dashed "
+    "line is where they are compared.",
+    alt="Two panels, the documentation and the model's own text. Each path runs from the base, lower right, to the left.",
+)
+
+# %% [markdown]
+# ## New directions
+#
+# What did each do to the weights? In four of the 30 blocks the ten leading left vectors of each matrix are asked whether
+# any vector of the old matrix is like them (a cosine of a half, as in chapter 10). *Random update* has the same singular
+# values, *rounding* is noise within half a level of the base's file. *Projection* is what is left of ΔW in a merge into
+# bfloat16, as chapter 03 measures it.
+
+
+# %%
+def a_matrix(label, task, entry):
+    """One entry of what the matrices were taken apart into: their mean, one value a seed."""
+    found = (seen if task == "documents" else on_records)[label]
+    return [float(np.mean([m[entry] for m in one["matrices"].values()])) for one in found]
+
+
+names = ("size", "effective_rank", "intruders", "null", "rounding", "arrived")
+table = {k: {entry: a_matrix(*k, entry) for entry in names} for k in taken}
+head = ["method", "task", "|ΔW| / |W0|", "effective rank", "intruders", "random update", "rounding", "projection"]
+print(stats.table(head, [[*k, *(stats.shown(v, 3) for v in entries.values())] for k, entries in table.items()]))
+have.measure(*({", ".join(k): stats.interval(table[k][entry]) for k in taken} for entry in ("intruders", "null")))
+for k, row in beyond.items():
+    of_k = table[k]
+    row.measure(*(stats.paired(of_k[entry], of_k["null"]) for entry in ("intruders", "rounding")))
+results.record(matrices={", ".join(k): entries for k, entries in table.items()})
+
+# %% [markdown]
+# ## The same, or the other way?
+#
+# Two verdicts are the same answer, or the other way round, only where both are settled. A row of several parts is
+# settled where all of its parts went one way.
+
+# %%
+answers, tiny = {"reproduced": "yes", "holds": "yes", "not reproduced": "no", "does not hold": "no"}, {}
+for path in (ROOT / "figures" / "full").glob("[01]*.json"):
+    content = json.loads(path.read_text())
+    tiny |= {f"{content['chapter'][:2]}.{key}": row["verdict"] for key, row in content["rows"].items()}
+rows = []
+for row in results.rows.values():
+    both = [answers.get(verdict) for verdict in (tiny[row.asks_again], row.verdict)]
+    so = "not settled" if None in both else "the same" if both[0] == both[1] else "the other way"
+    rows.append([row.says, row.asks_again, tiny[row.asks_again], row.verdict, so])
+print(stats.table(["question", "asked in", "tiny", "real", "so"], rows))
+
+# %%
+results.save()
