@@ -424,5 +424,77 @@ for row in results.rows.values():
     rows.append([row.says, row.asks_again, tiny[row.asks_again], row.verdict, so])
 print(stats.table(["question", "asked in", "tiny", "real", "so"], rows))
 
+# %% [markdown]
+# ## Exercises
+#
+# **1. At the same loss.** `task` and `text` hold two losses at the looks along a training, the first look before the
+# first step. By how much has the loss on the text risen when the loss on the task first falls to `target`? Between two
+# looks go along a straight line.
+
+# %%
+from lora_from_scratch.book.checks import ch13 as check
+
+
+def my_forgotten(task, text, target):
+    """Two lists of losses and a loss between the first and the lowest of `task` -> the rise of `text`."""
+    return None  # your code here
+
+
+print(check.check_forgotten(my_forgotten))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def my_forgotten(task, text, target):
+#     i = next(i for i, loss in enumerate(task) if loss <= target)
+#     along = (task[i - 1] - target) / (task[i - 1] - task[i])
+#     return text[i - 1] + along * (text[i] - text[i - 1]) - text[0]
+# ```
+#
+# </details>
+#
+# **2. How many times?** A sweep says that a method's best rate is `rate`, and the true one is within a factor of
+# `known` of it, either way; for another method likewise. Between which two numbers does the ratio of the true rates,
+# the first over the other, lie?
+
+
+# %%
+def my_ratio(rate, known, other, other_known):
+    """Two rates and the factors within which they are known -> (the least ratio, the largest)."""
+    return None  # your code here
+
+
+print(check.check_ratio(my_ratio))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def my_ratio(rate, known, other, other_known):
+#     ratio, factor = rate / other, known * other_known
+#     return ratio / factor, ratio * factor
+# ```
+#
+# With grids of a factor of √10 for both, a ratio is known to a factor of ten either way. That is why chapter 12 has no
+# row on it.
+#
+# </details>
+#
+# **3. Equal counts.** A Llama of 7B has q, k, v and o of 4096 × 4096, gate and up of 11008 × 4096, and down of 4096 ×
+# 11008. Adapters of rank 16 on its MLP: which is the highest rank on attention with at most as many parameters?
+
+# %%
+my_rank = None  # your number here
+print(check.check_rank(my_rank))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# A rank costs 4 · 8,192 = 32,768 parameters a block on attention and 3 · 15,104 = 45,312 on the MLP. 16 · 45,312 /
+# 32,768 = 22.1, so 22.
+#
+# </details>
+
 # %%
 results.save()

@@ -1233,6 +1233,69 @@ ANSWERS += [
 ]
 
 
+# Chapter 13
+
+
+def forgotten(task, text, target, at=None, start=True):
+    i = next(i for i, loss in enumerate(task) if loss <= target)
+    along = (task[i - 1] - target) / (task[i - 1] - task[i]) if at is None else at
+    return text[i - 1] + along * (text[i] - text[i - 1]) - (text[0] if start else 0)
+
+
+def by_numpy(task, text, target):
+    return np.interp(target, task[::-1], text[::-1]) - text[0]
+
+
+def ratio(rate, known, other, other_known):
+    factor = known * other_known
+    return rate / other / factor, rate / other * factor
+
+
+ANSWERS += [
+    ("13", "check_forgotten", forgotten, "Right"),
+    ("13", "check_forgotten", lambda *a: torch.tensor(forgotten(*a)), "Right"),
+    ("13", "check_forgotten", by_numpy, "*first* time"),
+    ("13", "check_forgotten", lambda *a: forgotten(*a, start=False), "the loss itself"),
+    ("13", "check_forgotten", lambda *a: forgotten(*a, at=1), "past the target"),
+    ("13", "check_forgotten", lambda *a: forgotten(*a, at=0), "the look before"),
+    ("13", "check_forgotten", lambda *a: forgotten(*a, at=0.5), "half way"),
+    ("13", "check_forgotten", lambda *a: forgotten(*a, at=0.75), "wrong end"),
+    ("13", "check_forgotten", lambda *a: -forgotten(*a), "a rise"),
+    ("13", "check_forgotten", lambda task, text, target: 0.7 if task[1] == 1.0 else task["a"], "rises once on its way"),
+    ("13", "check_forgotten", lambda *a: 0.123, "yours is 0.123"),
+    ("13", "check_forgotten", lambda *a: [1, 2], "one number"),
+    ("13", "check_forgotten", raises, "KeyError"),
+    ("13", "check_forgotten", lambda *a: None, "write your answer"),
+    ("13", "check_ratio", ratio, "Right"),
+    ("13", "check_ratio", lambda *a: torch.tensor(ratio(*a), dtype=torch.float64), "Right"),
+    ("13", "check_ratio", lambda *a: np.array(ratio(*a)), "Right"),
+    ("13", "check_ratio", lambda *a: ratio(*a)[::-1], "largest comes second"),
+    ("13", "check_ratio", lambda r, k, o, ok: ratio(r, k, o, 1), "the other rate counts as well"),
+    ("13", "check_ratio", lambda r, k, o, ok: ratio(r, 1, o, ok), "the first one's counts as well"),
+    ("13", "check_ratio", lambda r, k, o, ok: ratio(r, k, o, 1 / ok), "the other *low*"),
+    ("13", "check_ratio", lambda r, k, o, ok: ratio(o, k, r, ok), "the other one over the first"),
+    ("13", "check_ratio", lambda r, k, o, ok: ratio(r, math.hypot(k, ok), o, 1), "roots of squares"),
+    ("13", "check_ratio", lambda r, k, o, ok: ratio(r, k + ok, o, 1), "multiply the factors"),
+    ("13", "check_ratio", lambda r, k, o, ok: (r / o, r / o), "the ratio alone"),
+    ("13", "check_ratio", lambda *a: (1.0, 2.0), "highest that one rate may be"),
+    ("13", "check_ratio", lambda *a: 4.0, "two numbers"),
+    ("13", "check_ratio", raises, "KeyError"),
+    ("13", "check_ratio", lambda *a: None, "write your answer"),
+    ("13", "check_rank", 22, "Right"),
+    ("13", "check_rank", "22", "Right"),
+    ("13", "check_rank", 22.125, "whole number"),
+    ("13", "check_rank", 23, "rounded up"),
+    ("13", "check_rank", 16, "not the counts"),
+    ("13", "check_rank", 11, "other way round"),
+    ("13", "check_rank", 32, "what the matrix holds"),
+    ("13", "check_rank", 44, "four matrices"),
+    ("13", "check_rank", 14, "three matrices"),
+    ("13", "check_rank", 7, "8,192"),
+    ("13", "check_rank", "many", "give a number"),
+    ("13", "check_rank", None, "write your answer"),
+]
+
+
 # Appendix A4
 
 ANSWERS += [
