@@ -97,7 +97,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> nn.Module:
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         config = _read_config(Path(folder))
-        found = _by_layer(model, _read_tensors(Path(folder)))
+        found = _by_layer(model, read_tensors(Path(folder)))
         _check_agreement(model, config, found)
         layers = find_targets(model, "|".join(map(re.escape, found)))
         swap = {layer: _adapter(layer, name, config, found[name]) for name, layer in layers.items()}
@@ -251,7 +251,8 @@ def _endings(key: str, patterns: dict[str, object]) -> list[tuple[re.Pattern, ob
     return endings + [(re.compile(rf"{re.escape(name)}$"), number) for name, number in patterns.items()]
 
 
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors in `folder`, by PEFT's names. Raises ValueError for a file that is missing, cut off or pickled."""
     path, pickled = folder / TENSORS, folder / "adapter_model.bin"
     if not path.exists():
         advice = f"{pickled.name} is a pickle, which may run code: load it in PEFT, and save it again as safetensors"

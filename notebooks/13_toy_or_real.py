@@ -273,7 +273,7 @@ if all(t.tried for t in tuned.values()):
     results.figure(
         figures.rates(tuned),
         "rates",
-        f"The loss on documents after {steps} steps, by learning rate, on seed 0. Each curve's lowest point is filled.",
+        f"The loss on documents after {steps} steps, by learning rate, on seed 0. The best of each method is filled.",
         alt="Five curves over the learning rate.",
     )
 

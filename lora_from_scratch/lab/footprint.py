@@ -6,7 +6,7 @@ model is loaded, and the most it holds during the steps. The difference, and the
 with a plan. Linux alone counts so (/proc).
 
 What the allocator keeps back is left out: it is asked to give back what is freed. By default glibc keeps tensors of
-less than 32 MB for later ones, which seldom fit: with SmolLM2 and LoRA that was half a gigabyte in two steps.
+less than 32 MB for later ones, which seldom fit.
 """
 
 import gc
@@ -22,15 +22,17 @@ from lora_from_scratch.lab.checkpoint import load_checkpoint
 from lora_from_scratch.lab.train import threads
 
 
-def footprint(lesson: Lesson) -> int | None:
+def footprint(lesson: Lesson, give_back: bool = True) -> int | None:
     """The bytes of the model and of what comes on top during the steps of `lesson`, at their most.
 
-    None where there is no /proc. Raises RuntimeError, with the process's words, if it fails.
+    With `give_back` False glibc's allocator is left as it is. None where there is no /proc. Raises RuntimeError, with the process's words, if it fails.
     """
     if not Path("/proc/self/clear_refs").exists():
         return None
     command = [sys.executable, "-m", "lora_from_scratch.lab.footprint"]
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "MALLOC_MMAP_THRESHOLD_": "100000"}
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    if give_back:
+        environment["MALLOC_MMAP_THRESHOLD_"] = "100000"  # whatever is larger is the system's again when it is freed
     done = subprocess.run(command, input=pickle.dumps(lesson), capture_output=True, cwd=ROOT, env=environment)
     if done.returncode != 0:
         raise RuntimeError(f"the process that measured {lesson} failed:\n{done.stderr.decode()}")

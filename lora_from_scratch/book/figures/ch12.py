@@ -55,17 +55,26 @@ def _fields(answer: str, record: Record) -> list[tuple[str, str]]:
 
 
 def rates(tuned: Mapping[str, Tuned], start: float) -> Figure:
-    """The tuning loss of every rate that was tried, the best ringed; `start` is the base's. Needs a rate tried."""
-    fig, (ax,) = plots.canvas(width=8, height=4.4)
-    for label, t in tuned.items():
-        tried = sorted(t.tried)
-        ax.plot(tried, [t.tried[rate] for rate in tried], "o-", markersize=3.5, color=COLOURS[label], label=label)
-        if tried:
-            ax.plot(t.run.lr, t.tried[t.run.lr], "o", markersize=9, markerfacecolor="none", color=COLOURS[label])
+    """The tuning loss of every rate that was tried; `start` is the base's. Needs a rate tried."""
+    fig = tried_rates(tuned, COLOURS, "loss on new values (nats a token)")
+    ax = fig.axes[0]
     plots.reference(ax, start, "the model before")
-    ax.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="loss on new values (nats a token)")
+    ax.set(yscale="log")
     ax.set_yticks(ticks := [0.15, 0.2, 0.3, 0.5, 1, 2], ticks)
     ax.minorticks_off()
+    return fig
+
+
+def tried_rates(tuned: Mapping[str, Tuned], colours: Mapping[str, str], ylabel: str) -> Figure:
+    """The tuning loss over the rate, each method's best one filled, the others hollow."""
+    fig, (ax,) = plots.canvas(width=8, height=4.4)
+    for label, method in tuned.items():
+        tried = sorted(method.tried)
+        losses = [method.tried[rate] for rate in tried]
+        ax.plot(tried, losses, "o-", markersize=5, markerfacecolor="white", color=colours[label], label=label)
+        best = tried.index(method.run.lr)
+        ax.plot(tried[best], losses[best], "o", markersize=5, color=colours[label])
+    ax.set(xscale="log", xlabel="learning rate", ylabel=ylabel)
     ax.legend(fontsize=8)
     return fig
 
@@ -77,7 +86,7 @@ def learnt_and_lost(tuned: Mapping[str, Tuned], base: Mapping[str, float]) -> Fi
         x, y = t.values("task_loss"), t.values("text_loss")
         ax.plot(x, y, "o", color=COLOURS[label], markersize=6, label=label)
     plots.reference(ax, base["text_loss"], f"the model before (records: {base['task_loss']:.2f})")
-    ax.set(xlabel="loss on new values (nats a token): less is learnt better")
+    ax.set(xlabel="loss on new values (nats a token): less is better")
     ax.set_ylabel("loss on documentation (nats a token)")
     ax.legend(fontsize=8)
     return fig

@@ -6,30 +6,23 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lora_from_scratch.book import plots, stats
+from lora_from_scratch.book.figures.ch12 import tried_rates
 from lora_from_scratch.lab.sweep import Tuned
 
 RATES = dict(zip(("full", "LoRA rank 1", "LoRA rank 16", "attention rank 33", "MLP rank 20"),
                  (plots.BLACK, plots.SKY, plots.BLUE, plots.ORANGE, plots.GREEN), strict=True))  # fmt: skip
 PATHS = {
-    "full": plots.BLACK,
+    "full, all weights": plots.BLACK,
     "LoRA rank 8": plots.BLUE,
     "rank 8, a third of the rate": plots.SKY,
-    "full again": plots.GREY,
+    "full again": plots.GREEN,
 }
 TEXTS = {"text_loss": "documentation", "own_loss": "what the model wrote by itself"}
 
 
 def rates(tuned: Mapping[str, Tuned]) -> Figure:
-    """The tuning loss of every rate that was tried, hollow, and the best one filled."""
-    fig, (ax,) = plots.canvas(width=8, height=4.4)
-    for label, t in tuned.items():
-        tried = sorted(t.tried)
-        losses, best = [t.tried[rate] for rate in tried], tried.index(t.run.lr)
-        ax.plot(tried, losses, "o-", markerfacecolor="white", color=RATES[label], label=label)
-        ax.plot(tried[best], losses[best], "o", color=RATES[label])
-    ax.set(xscale="log", xlabel="learning rate", ylabel="loss on documents (nats a token)")
-    ax.legend(fontsize=8)
-    return fig
+    """The tuning loss of every rate that was tried."""
+    return tried_rates(tuned, RATES, "tuning loss on documents (nats a token)")
 
 
 def kept(share: Mapping[str, Sequence[float]], cuts: Sequence[int]) -> Figure:
@@ -38,8 +31,9 @@ def kept(share: Mapping[str, Sequence[float]], cuts: Sequence[int]) -> Figure:
     for way, text, colour in (("rank", "cut to a rank", plots.BLUE), ("entries", "largest entries", plots.ORANGE)):
         means, halves = np.array([stats.interval(share[f"{way} {r}"]) for r in cuts]).T
         ax.errorbar(cuts, means, np.nan_to_num(halves), marker="o", capsize=3, color=colour, label=text)
-    plots.reference(ax, 1.0, "the whole change")
-    ax.set(xscale="log", xlabel="rank, or as many numbers as its factors hold", ylabel="share of the gain")
+    ax.axhline(1, color=plots.GREY, linestyle="--", linewidth=1.2)
+    ax.text(cuts[0], 1.02, "the whole change", color=plots.GREY, fontsize=9)
+    ax.set(xscale="log", xlabel="rank, or as many numbers as its factors hold", ylabel="share of the gain", ylim=(0, 1.1))
     ax.set_xticks(cuts, cuts)
     ax.minorticks_off()
     ax.legend(loc="lower right")
@@ -55,6 +49,10 @@ def paths(found: Mapping[str, Sequence[Mapping]], target: float) -> Figure:
                 style = {"markersize": 3, "linewidth": 1.2, "color": PATHS[label], "label": None if i else label}
                 ax.plot(path["task_loss"], path[name], "o-", **style)
         ax.axvline(target, color=plots.GREY, linestyle="--", linewidth=1)
+        ax.annotate("compared here", (target, 0.98), xycoords=("data", "axes fraction"), xytext=(4, 0),
+                    textcoords="offset points", color=plots.GREY, fontsize=8, va="top")  # fmt: skip
         ax.set(xscale="log", xlabel="loss on records (nats a token)", ylabel="loss (nats a token)", title=title)
-    axes[0].legend(fontsize=8)
+        ax.set_xticks(ticks := [0.15, 0.3, 0.6, 1.2, 2.2], ticks)
+        ax.minorticks_off()
+    axes[1].legend(fontsize=8)
     return fig
