@@ -6,9 +6,9 @@ A folder that one of them loads another may refuse, or load and compute somethin
 model is not needed: the tensors' names and shapes say what its layers are. So what is wrong with the base (another
 model, a layer that has no tensor here) is not seen.
 
-What is said of PEFT holds for 0.21 (tests/parity/test_folder.py loads such folders). Of vLLM it is what its source says
-(vllm/lora/peft_helper.py, lora_model.py, worker_manager.py, in 2026): it reads r, lora_alpha, target_modules, use_rslora,
-use_dora and modules_to_save, and nothing else; one scaling stands for all layers.
+What is said of PEFT holds for 0.21 (tests/parity/test_folder_parity.py loads such folders). Of vLLM it is what its
+source says (vllm/lora/peft_helper.py and lora_model.py, in 2026): it reads r, lora_alpha, target_modules, use_rslora,
+use_dora and modules_to_save, and nothing else; one scaling stands for all layers. No vLLM was run.
 """
 
 import json

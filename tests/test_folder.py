@@ -1,4 +1,4 @@
-"""What is said of an adapter's folder: each reader's line names what is wrong, and the exit code tells whether to care."""
+"""What is said of an adapter's folder: each reader's line names what is wrong, the exit code whether to care."""
 
 import json
 
@@ -87,7 +87,7 @@ def test_a_high_rank_needs_more_room_than_vllm_makes_by_default(tmp_path):
         (lambda f: settings(f, use_dora=True), "PEFT", "fresh start"),
         (lambda f: tensors(f, lambda t: t.pop(f"{NAME}.lora_B.weight")), "PEFT", "is missing: layers.0.q_proj"),
         (lambda f: tensors(f, lambda t: t.pop(f"{NAME}.lora_B.weight")), "this project", "must have"),
-        (lambda f: tensors(f, lambda t: t.update(odd=torch.ones(2))), "PEFT", "leaves out what it cannot place, such as odd"),
+        (lambda f: tensors(f, lambda t: t.update(odd=torch.ones(2))), "PEFT", "leaves out what it cannot place"),
         (lambda f: tensors(f, lambda t: t[f"{NAME}.lora_A.weight"].fill_(torch.nan)), "PEFT", "computes NaN"),
         (lambda f: (f / TENSORS).write_bytes((f / TENSORS).read_bytes()[:-8]), "PEFT", "refuses it"),
         (lambda f: (f / TENSORS).unlink(), "vLLM", "there are no tensors"),

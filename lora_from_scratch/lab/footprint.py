@@ -25,7 +25,8 @@ from lora_from_scratch.lab.train import threads
 def footprint(lesson: Lesson, give_back: bool = True) -> int | None:
     """The bytes of the model and of what comes on top during the steps of `lesson`, at their most.
 
-    With `give_back` False glibc's allocator is left as it is. None where there is no /proc. Raises RuntimeError, with the process's words, if it fails.
+    With `give_back` False glibc's allocator is left as it is. None where there is no /proc. Raises RuntimeError, with
+    the process's words, if it fails.
     """
     if not Path("/proc/self/clear_refs").exists():
         return None

@@ -77,16 +77,16 @@ def check_bytes(answer) -> str:
     if found is None:
         return not_yet("give a number")
     a_rank = 2 * (576 + 576) + 2 * (192 + 576) + 3 * (1536 + 576)  # of one layer
-    right = 30 * a_rank * 64 * 2
+    right = 30 * a_rank * 24 * 2
     mistakes = {
         "these are numbers; a float16 number takes 2 bytes": right / 2,
         "float32 takes 4 bytes a number, float16 takes 2": right * 2,
         "that is one layer of 30": right / 30,
-        "the rank is missing": right / 64,
+        "the rank is missing": right / 24,
         "r (d_out + d_in) numbers, not d_out · d_in": 30 * 2 * (2 * 576 * 576 + 2 * 192 * 576 + 3 * 1536 * 576),
-        "that is A alone; B has numbers too": 30 * 64 * 2 * (6 * 576 + 1536),
-        "that is B alone; A has numbers too": 30 * 64 * 2 * (2 * 576 + 2 * 192 + 2 * 1536 + 576),
-        "q and o, k and v, gate and up: six of the seven matrices come in pairs": 30 * 64 * 2 * (1152 + 768 + 2112 * 2),
+        "that is A alone; B has numbers too": 30 * 24 * 2 * (6 * 576 + 1536),
+        "that is B alone; A has numbers too": 30 * 24 * 2 * (2 * 576 + 2 * 192 + 2 * 1536 + 576),
+        "q and o, k and v, gate and up: six of the seven matrices come in pairs": 30 * 24 * 2 * (1152 + 768 + 2112 * 2),
     }
     if found == right:
         return RIGHT

@@ -1,4 +1,4 @@
-"""The exercises of chapter 13: forgetting at one loss, a ratio of two rates that are known roughly, and equal counts."""
+"""The exercises of chapter 13: forgetting at one loss, a ratio of two rates known roughly, and equal counts."""
 
 from lora_from_scratch.book.checks.common import RIGHT, STUB, call, not_yet, number, tensor
 
@@ -33,7 +33,9 @@ def check_forgotten(function) -> str:
     for words, wrong in mistakes.items():
         if abs(risen - wrong) < 1e-6:
             return not_yet(words)
-    return not_yet(f"at a target of {TARGET} the task is a quarter of the way from {TASK[2]} to {TASK[3]}; yours is {risen:.4g}")
+    return not_yet(
+        f"at a target of {TARGET} the task is a quarter of the way from {TASK[2]} to {TASK[3]}; yours is {risen:.4g}"
+    )
 
 
 def check_ratio(function) -> str:
@@ -68,7 +70,7 @@ def check_ratio(function) -> str:
     for words, wrong in mistakes.items():
         if near(wrong):
             return not_yet(words)
-    return not_yet("divide the highest that one rate may be by the lowest that the other may be, and the other way round")
+    return not_yet("divide the highest that one rate may be by the lowest that the other may be, and the reverse")
 
 
 def check_rank(answer) -> str:
@@ -86,8 +88,9 @@ def check_rank(answer) -> str:
         "the ranks are the same, not the counts": 16,
         "rounded up it has more parameters than the MLP's; asked is at most as many": 23,
         "a rank is a whole number": exact,
+        "the counts the wrong way round, and a rank is a whole number": 16 * attention / mlp,
         "the other way round: a rank of attention takes fewer parameters than one of the MLP": 11,
-        "d_out · d_in is what the matrix holds; an adapter has r (d_out + d_in)": 16 * 3 * 4096 * 11008 // (4 * 4096**2),
+        "d_out · d_in is what the matrix holds; an adapter has r (d_out + d_in)": 16 * 3 * 11008 // (4 * 4096),
         "q and v alone? attention has four matrices": 44,
         "gate and up alone? the MLP has three matrices": 14,
     }
