@@ -58,6 +58,9 @@ scope = {"model": name, "width": checkpoint.model.config.hidden_size, "bases": 1
 results = Results("13_toy_or_real", size, scope=scope)
 full = size.name in ("full", "gpu")
 seeds = range(1, (size.seeds if full else 1) + 1)
+blog, on_documents = "LoRA Without Regret (Thinking Machines, 2025), section on", {"task": "documents"}
+margin = "chapter 01's number; there about 1 % of the gain, here 9 %"
+texts = {"documentation": "text_loss", "its own text": "own_loss"}
 
 # %% [markdown]
 # ## What would count
@@ -69,8 +72,6 @@ seeds = range(1, (size.seeds if full else 1) + 1)
 # First what one gets, and what one has to set, on documents.
 
 # %%
-blog, on_documents = "LoRA Without Regret (Thinking Machines, 2025), section on", {"task": "documents"}
-margin = "chapter 01's number; there about 1 % of the gain, here 9 %"
 ten_times = results.claim(
     "ten_times",
     says="the best rate of LoRA, rank 16, is more than three times full fine-tuning's of the same layers",
@@ -196,7 +197,6 @@ hazard = results.finding(
 # And what it costs, on records.
 
 # %%
-texts = {"documentation": "text_loss", "its own text": "own_loss"}
 less = results.claim(
     "less",
     says="at the same loss on records, LoRA of rank 8 forgets less than full fine-tuning, each at its own best rate",
@@ -418,6 +418,7 @@ paths = {label: [one["path"] for one in found] for label, found in on_records.it
 target = max(path["task_loss"][-1] for found in paths.values() for path in found) + 0.005
 
 
+# %%
 def at_target(path, entry):
     """An entry of a path where the loss on records is `target`, on a straight line in the logarithm of that loss."""
     return at_loss([math.log(loss) for loss in path["task_loss"]], path[entry], math.log(target))
@@ -429,7 +430,6 @@ forgotten = {
 results.record(forgotten=forgotten, target=target, paths=paths)
 
 
-# %%
 def more(first, second):
     """By how much more the first forgot than the second, for each text."""
     return {t: stats.paired(forgotten[first][t], forgotten[second][t]) for t in texts}
@@ -440,14 +440,14 @@ larger_rate.measure(
     more("LoRA rank 8", "rank 8, a third of the rate"),
     chance="none at one loss: rank 8 was not taught a second time (chapter 12: at the end it differs by 0.1 ± 0.9)",
 )
+
+# %%
 rows = []
 for label, one in arms.items():
     there = [stats.shown([at_target(p, "steps") for p in paths[label]], 0)]
     rows.append([label, f"{one.lr:.2g}", *there, *(stats.shown(forgotten[label][t], 2) for t in texts)])
 print(f"forgotten when the loss on records has fallen to {target:.3f}")
 print(stats.table(["method", "rate", "at step", *texts], rows))
-
-# %%
 results.figure(
     figures.paths(paths, target),
     "paths",
@@ -476,6 +476,7 @@ def a_matrix(label, task, entry):
     return [float(np.mean([m[entry] for m in one["matrices"].values()])) for one in found]
 
 
+# %%
 names = ("size", "intruders", "null", "rounding", "arrived")
 table = {k: {entry: a_matrix(*k, entry) for entry in names} for k in taken}
 weights = checkpoint.model.state_dict()
