@@ -46,9 +46,10 @@ parity: $(VENV)/.installed-parity $(VENV)/.installed-model  ## the tests against
 bench: $(VENV)/.installed-parity  ## time and memory, as ratios to PEFT, bitsandbytes and plain torch
 	@$(PY) -m benchmarks.run
 
-check: $(VENV)/.installed  ## test a LoRA layer of your own: make check LAYER=my_lora.py:MyLoRA
-	@test -n "$(LAYER)" || { echo "Which layer? make check LAYER=my_lora.py:MyLoRA" >&2; exit 2; }
-	@$(PY) tests/check_layer.py $(LAYER)
+check: $(VENV)/.installed  ## test a LoRA layer of your own, or a saved adapter: LAYER=my_lora.py:MyLoRA or FILE=adapter/
+	@test -n "$(LAYER)$(FILE)" || { echo "Which one? make check LAYER=my_lora.py:MyLoRA, or make check FILE=adapter/" >&2; exit 2; }
+	@test -z "$(FILE)" || $(PY) -m lora_from_scratch.folder "$(FILE)"
+	@test -z "$(LAYER)" || $(PY) tests/check_layer.py $(LAYER)
 
 lab: $(VENV)/.installed  ## open the chapters in JupyterLab
 	@$(PY) -m jupyterlab --notebook-dir=.
