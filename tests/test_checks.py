@@ -1261,6 +1261,12 @@ ANSWERS += [
     ("13", "check_forgotten", lambda *a: forgotten(*a, at=0.5), "half way"),
     ("13", "check_forgotten", lambda *a: forgotten(*a, at=0.75), "wrong end"),
     ("13", "check_forgotten", lambda *a: -forgotten(*a), "a rise"),
+    (
+        "13",
+        "check_forgotten",
+        lambda task, text, t: forgotten([math.log(v) for v in task], text, math.log(t)),
+        "logarithm",
+    ),
     ("13", "check_forgotten", lambda task, text, target: 0.7 if task[1] == 1.0 else task["a"], "rises once on its way"),
     ("13", "check_forgotten", lambda *a: 0.123, "yours is 0.123"),
     ("13", "check_forgotten", lambda *a: [1, 2], "one number"),

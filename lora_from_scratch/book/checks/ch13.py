@@ -1,5 +1,7 @@
 """The exercises of chapter 13: forgetting at one loss, a ratio of two rates known roughly, and equal counts."""
 
+import math
+
 from lora_from_scratch.book.checks.common import RIGHT, STUB, call, not_yet, number, tensor
 
 TASK, TEXT, TARGET = [2.0, 1.0, 0.6, 0.2], [3.0, 3.1, 3.5, 4.3], 0.5
@@ -29,6 +31,7 @@ def check_forgotten(function) -> str:
         "half way between the two looks? the target lies a quarter of the way": 0.9,
         "the line is gone along from the wrong end": 1.1,
         "forgetting is a rise, a positive number here": -0.7,
+        "the line is straight in the loss here, not in its logarithm": 0.5 + 0.8 * math.log(0.6 / 0.5) / math.log(3),
     }
     for words, wrong in mistakes.items():
         if abs(risen - wrong) < 1e-6:
