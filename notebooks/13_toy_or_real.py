@@ -14,11 +14,11 @@
 # documentation, in windows of 128 tokens, every token learnt: an adaptation to a kind of text.
 #
 # **Words.** Losses are in nats a token; those of chapters 00 to 11 are in nats a character, so a number here is another
-# amount. Each loss is of the same 16 windows of text; another 16 lie a fifth of a nat away, so only differences are
-# told. There is one base; a seed draws other batches and another start, so `a ± b`, a mean over seeds with its 95 %
-# interval, speaks of this model alone. *Intruders* are leading directions of a tuned weight that are like none of the
-# old one (chapter 10). *rsLoRA* divides an update by √r where LoRA divides it by r (chapter 07). A best rate is *known
-# to* the factor at which the next one was tried.
+# amount. A loss on documents, or on the documentation, is of the same 16 windows of text; another 16 lie a fifth of a
+# nat away, so only differences are told. One on records is of 25 records. There is one base; a seed draws other batches
+# and another start, so `a ± b`, a mean over seeds with its 95 % interval, speaks of this model alone. *Intruders* are
+# leading directions of a tuned weight that are like none of the old one (chapter 10). *rsLoRA* divides an update by √r
+# where LoRA divides it by r (chapter 07). A best rate is *known to* the factor at which the next one was tried.
 #
 # **Forgotten** is the rise of a loss on Python's documentation (for records), and on 16 texts that the model drew
 # itself at temperature 1. On those no model does better than itself in the mean: a rise says that it has moved, and no
@@ -68,8 +68,8 @@ texts = {"documentation": "text_loss", "its own text": "own_loss"}
 # Every row was written down before it was measured, with the number of the row that it asks again where that could be;
 # what differs stands in the scope or at the end. Then a reading of the first numbers found nulls and lines that passed,
 # or failed, whatever came out. Changed after it: the nulls of on_par, rank_one, "LoRA stays", cut_over_entries, have,
-# the `beyond` rows and larger_rate; the line of ten_times; higher_rate is new. And `less` was known from chapter 12, at
-# the ends of the same lessons.
+# the `beyond` rows and larger_rate; the line, the null and the interval of ten_times, which asks no row again;
+# higher_rate is new. And `less` was known from chapter 12, at the ends of the same lessons.
 #
 # First what one gets, and what one has to set, on documents.
 
@@ -331,9 +331,9 @@ shared.measure(
 # **Places.** Attention alone ends {13.placement.shown} above the MLP alone at equal parameters, a seventh of
 # the gain. The MLP alone ends where all layers do.
 #
-# **One rate for two ranks.** Rank 1's best rate is among rank 16's ties, and α / √r multiplies its update by four more,
-# for nothing. That rsLoRA falls further does not show from rank 1 to 16; whether LoRA stays is not settled. The paper
-# speaks of ranks up to 2048. (Rank 1 beside rank 16 stands in *rank_one* too; they are no two witnesses.)
+# **One rate for two ranks.** Rank 1's best rate lies between rank 16's ties, and α / √r multiplies its update by four
+# more, for nothing. That rsLoRA falls further does not show from rank 1 to 16; whether LoRA stays is not settled. The
+# paper speaks of ranks up to 2048. (Rank 1 beside rank 16 stands in *rank_one* too; they are no two witnesses.)
 
 # %% [markdown]
 # (Chance of "LoRA stays" is attention alone beside all layers, a difference that is there.)
@@ -493,9 +493,9 @@ results.figure(
 # %% [markdown] rests_on="13.less=not reproduced, 13.larger_rate=not settled"
 # **LoRA forgets more, at these rates.** When both have learnt records to the same loss, full fine-tuning has lost 0.09
 # ± 0.03 nats on documentation, LoRA of rank 8 0.90 ± 0.57, and at a third of the rate still 0.52 ± 0.26. On the model's
-# own text it is alike. The tiny model said the same of its near task. But the sign hangs on the rate: at √10 times its
-# own, 0.014 worse on the task (seed 0), full fine-tuning lost 0.99 at its end (chapter 12). The published sentence
-# speaks of other tasks and of far more steps.
+# own text it is alike. The tiny model said the same of its near task. But the sign hangs on both rates: on seed 0, at
+# the ends, full fine-tuning at √10 times its own, 0.014 worse on the task, lost 0.99; rank 8 lost 1.27, and 0.54 at a
+# third of its rate (chapter 12). The published sentence speaks of other tasks and of far more steps.
 #
 # Whether the larger rate forgets more, as it did on the tiny model, three seeds do not settle: all three lie that way.
 # LoRA's paths are ragged, and each is compared on a line between two looks. Whether a far lower rate, with more steps,
