@@ -114,6 +114,10 @@ def _peft(folder: Path, config: dict) -> tuple[str, bool]:
     halves = [name.removeprefix(PREFIX) for name, count in names.items() if count < parts]
     if halves:
         return f"loads it with a warning, and keeps its fresh start where a tensor is missing: {halves[0]}", False
+    rank, axes = config.get("r"), {PARTS["A"]: 0, PARTS["B"]: 1}
+    wrong = [k for k, t in tensors.items() for end, i in axes.items() if k.endswith(end) and t.shape[i] != rank]
+    if wrong and not config.get("rank_pattern"):
+        return f"refuses it: {wrong[0]} is {tuple(tensors[wrong[0]].shape)}, and r is {rank}", False
     if odd:
         return f"loads it, and leaves out what it cannot place, such as {odd[0]}", False
     if not all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point()):

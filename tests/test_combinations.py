@@ -192,6 +192,8 @@ def test_a_step_on_the_meta_device_meets_no_other_device(base, dora, rslora, rat
     optimizer = torch.optim.AdamW(loraplus_param_groups(model, 1e-3, ratio))
     model(torch.randn(5, 40, dtype=BASES[base], device="meta")).sum().backward()
     optimizer.step()
+    stepped = [p for group in optimizer.param_groups for p in group["params"]]
+    assert all(p.is_meta and p.grad.is_meta for p in stepped) and len(optimizer.state) == len(stepped) > 0
 
 
 @pytest.mark.parametrize("dora", [False, True])

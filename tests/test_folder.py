@@ -82,6 +82,7 @@ def test_a_high_rank_needs_more_room_than_vllm_makes_by_default(tmp_path):
         (lambda f: settings(f, modules_to_save=["lm_head"]), "vLLM", "takes no modules_to_save"),
         (lambda f: settings(f, modules_to_save=["lm_head"]), "this project", "modules_to_save is ['lm_head']"),
         (lambda f: settings(f, r=3), "this project", "make it (3, 6)"),
+        (lambda f: settings(f, r=3), "PEFT", "is (2, 6), and r is 3"),
         (lambda f: settings(f, peft_type="left out"), "PEFT", "no peft_type"),
         (lambda f: settings(f, peft_type="VERA"), "PEFT", "as VERA"),
         (lambda f: settings(f, use_dora=True), "PEFT", "fresh start"),

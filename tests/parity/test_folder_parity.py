@@ -83,14 +83,14 @@ def test_a_pickle_is_loaded_where_there_is_no_other_file(tmp_path):
     assert torch.allclose(by_peft(tmp_path)[0](x), ours(x), atol=1e-6) and "weights_only" in peft_line(tmp_path)
 
 
-@pytest.mark.parametrize("broken", ["cut off", "no kind"])
-def test_a_file_that_is_cut_off_and_settings_without_a_kind_are_refused(tmp_path, broken):
+@pytest.mark.parametrize("broken", ["cut off", "no kind", "another r"])
+def test_a_file_that_is_cut_off_and_settings_of_no_kind_or_another_rank_are_refused(tmp_path, broken):
     saved(tmp_path)
     if broken == "cut off":
         (tmp_path / TENSORS).write_bytes((tmp_path / TENSORS).read_bytes()[:-8])
     else:
         config = json.loads((tmp_path / CONFIG).read_text())
-        del config["peft_type"]
+        config |= {"r": 3} if broken == "another r" else {"peft_type": None}
         (tmp_path / CONFIG).write_text(json.dumps(config))
     with pytest.raises(Exception):  # noqa: B017 - whatever PEFT raises
         by_peft(tmp_path)
