@@ -19,9 +19,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lora_from_scratch.adapter_files import CONFIG, TENSORS, read_tensors
 from lora_from_scratch.inject import is_adapter
 from lora_from_scratch.lora import LoRALinear, lora_scaling
-from lora_from_scratch.peft_format import CONFIG, PARTS, PREFIX, TENSORS, load_adapter, read_tensors
+from lora_from_scratch.peft_format import PARTS, PREFIX, load_adapter
 from lora_from_scratch.rslora import rslora_scaling
 
 ROOM = 16  # vLLM's default of --max-lora-rank

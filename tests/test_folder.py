@@ -8,8 +8,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lora_from_scratch import AdapterConfig, add_adapters
+from lora_from_scratch.adapter_files import CONFIG, TENSORS
 from lora_from_scratch.folder import main, report
-from lora_from_scratch.peft_format import CONFIG, TENSORS, save_adapter
+from lora_from_scratch.peft_format import save_adapter
 
 
 class Block(nn.Module):

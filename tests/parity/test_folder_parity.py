@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lora_from_scratch import AdapterConfig, add_adapters
+from lora_from_scratch.adapter_files import CONFIG, TENSORS
 from lora_from_scratch.folder import report
-from lora_from_scratch.peft_format import CONFIG, TENSORS, save_adapter
+from lora_from_scratch.peft_format import save_adapter
 
 NAME = "base_model.model.q_proj"
 
