@@ -470,12 +470,12 @@ results.figure(
     "between; both are highest at batch 1.",
 )
 
-# %% [markdown] rests_on="03.no_latency=reproduced, 03.bottleneck=partly"
+# %% [markdown] rests_on="03.no_latency=reproduced, 03.bottleneck=not settled"
 # "No latency" is true of LoRA after the merge, and only then, as it must be: the merged model has the base's layers.
 # Unmerged, our adapter costs more than the bottleneck at every batch size, as printed above. Both prices are highest at
 # batch 1. The bottleneck's is above our line there, and about half of what the paper has. (Where merged reads faster
-# than the base, look at the copy of the base: that is the clock.) Its price falls with the batch, but not to less than
-# half, our line; the published fall is to a tenth.
+# than the base, look at the copy of the base: that is the clock.) Its price falls with the batch, to about a half:
+# whether to less, our line, five sessions do not settle. The published fall is to a tenth.
 #
 # An unmerged adapter is two small products for *every* adapted layer, a bottleneck is two for each half of a block. At
 # equal parameters both do the same number of multiplications, but the unmerged LoRA does them in more and thinner

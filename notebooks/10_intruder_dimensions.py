@@ -257,7 +257,7 @@ for task in tasks:
 def watched(runs, task):
     """{label: the watched results, one a seed}."""
     jobs = [replace(run, seed=seed) for run in runs.values() for seed in seeds]
-    look = functools.partial(watch, points={"smoke": 6, "quick": 5}.get(size.name, 20), target=targets[task])
+    look = functools.partial(watch, points={"smoke": 6, "quick": 3}.get(size.name, 20), target=targets[task])
     found = carry_out_all(jobs, size, work=look)
     return {label: found[i * size.seeds : (i + 1) * size.seeds] for i, label in enumerate(runs)}
 

@@ -163,7 +163,7 @@ for task in tasks:
 # **Write down your predictions.** At the same loss on the task, who has forgotten more: full fine-tuning, rank 1, rank
 # 64? Is it the same for the far task and the near one?
 #
-# Each run is watched at twenty points (five at `quick`), and before the first step, on fewer windows of text than the
+# Each run is watched at twenty points (three at `quick`), and before the first step, on fewer windows of text than the
 # table above. `at_loss` reads both losses off on a straight line between the two looks around the target, which lies a
 # little above where rank 1, the slowest, ends. One thing to keep in mind: the learning rate falls along a run. Who
 # reaches the target near its end, as rank 1 does, is there with a small rate. The table says at which look.
@@ -177,7 +177,7 @@ if size.name == "smoke":  # six steps get nowhere near
 def watched(runs, task, seeds=seeds):
     """{label: the watched results, one a seed}."""
     jobs = [replace(run, seed=seed) for run in runs.values() for seed in seeds]
-    work = functools.partial(watch, points={"smoke": 6, "quick": 5}.get(size.name, 20), target=targets[task])
+    work = functools.partial(watch, points={"smoke": 6, "quick": 3}.get(size.name, 20), target=targets[task])
     found = carry_out_all(jobs, size, work=work)
     return {label: found[i * size.seeds : (i + 1) * size.seeds] for i, label in enumerate(runs)}
 

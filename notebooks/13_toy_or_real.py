@@ -234,7 +234,7 @@ larger_rate = results.claim(
 # committed rates are taken.)
 
 # %%
-steps, windows, looks = ({"smoke": 1, "quick": 4}.get(size.name, 24), 16 if full else 2, 4 if full else 1)
+steps, windows, looks = ({"smoke": 1, "quick": 2}.get(size.name, 24), 16 if full else 2, 4 if full else 1)
 ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
 plain = Lesson("documents", steps=steps, batch=4, windows=windows, judged=False)
 methods = {"full": replace(plain, scope="linear")}
@@ -431,7 +431,7 @@ results.record(left=left, share=share)
 
 # %%
 chapter_12 = json.loads((ROOT / "figures" / "full" / "12_a_real_model.json").read_text())["sweeps"]["records"]
-lesson = Lesson(steps={"smoke": 1, "quick": 4}.get(size.name, 30), batch=6, held=100 if full else 4, windows=windows)
+lesson = Lesson(steps={"smoke": 1, "quick": 2}.get(size.name, 30), batch=6, held=100 if full else 4, windows=windows)
 eight = replace(lesson, adapter=AdapterConfig(rank=8, alpha=32), lr=chapter_12["LoRA rank 8"]["rate"])
 arms = {
     every: replace(lesson, lr=chapter_12["full"]["rate"]),

@@ -102,6 +102,7 @@ def test_a_failing_chapter_is_named_with_its_cell_and_traceback_and_the_others_s
     committed = commit_unrun(write(tmp_path, FAILING))
     before = committed.read_text()
     monkeypatch.setattr(run, "ledger", lambda *arguments: [])
+    monkeypatch.setattr(run, "pretrain", lambda size: None)
     assert run.main(["run", "--preset", "full", "--commit"], root=tmp_path) == 1
     out, err = capfd.readouterr()
     assert re.search(r"03_made_up .* FAILED\n04_fine .* ok\n", out)
@@ -115,6 +116,7 @@ def test_a_chapter_whose_model_is_not_there_is_named_as_not_run_and_the_others_r
     write(tmp_path, "# %%\nfrom lora_from_scratch.lab.checkpoint import load_checkpoint\n", "03_real")
     write(tmp_path, "# %%\nprint(1)\n", "04_fine")
     monkeypatch.setattr(run, "ledger", lambda *arguments: [])
+    monkeypatch.setattr(run, "pretrain", lambda size: None)
     monkeypatch.setenv("LORA_MODEL", str(tmp_path / "nowhere"))
     assert run.main(["run", "--preset", "smoke"], root=tmp_path) == 1
     out, err = capfd.readouterr()

@@ -69,10 +69,11 @@ def test_quick_and_full_share_their_base_and_no_others_do(monkeypatch):
     assert len(set(keys.values())) == 3
 
 
-def test_quick_trains_as_full_does():
-    """Quick differs from full in its name, seeds, bases and budget alone, so that full's rates are right for it."""
+def test_quick_trains_as_full_does_with_half_the_steps():
+    """Quick differs from full in its name, seeds, bases, budget and steps alone, so that full's rates suit it."""
     quick, full = PRESETS["quick"].describe(), PRESETS["full"].describe()
-    assert {name for name in full if quick[name] != full[name]} == {"name", "seeds", "bases", "budget"}
+    assert {name for name in full if quick[name] != full[name]} == {"name", "seeds", "bases", "budget", "steps"}
+    assert quick["steps"] * 2 == full["steps"]
     assert PRESETS["quick"].budget == 0
 
 

@@ -71,5 +71,5 @@ def test_known_rates_are_taken_without_trying(monkeypatch):
     ],
 )
 def test_grids_that_do_not_fit_are_refused(grids):
-    with pytest.raises(ValueError, match=r"give each (of low, high one, equally long|method at least 3 rising rates)"):
+    with pytest.raises(ValueError, match=r"give (each of low, high one, equally long|at least 3 positive, rising)"):
         tune.tune(METHODS, grids, None, 2)

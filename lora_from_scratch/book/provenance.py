@@ -17,8 +17,8 @@ PACKAGE = "lora_from_scratch"
 RECORDS = f"{PACKAGE}.book"  # what records a result does not decide it
 
 
-def provenance(preset: Preset, seconds: float) -> dict:
-    """The provenance of results that took `seconds` at `preset`."""
+def provenance(preset: Preset, seconds: float, bases: int | None = None) -> dict:
+    """The provenance of results that took `seconds` at `preset`, on as many bases as it has, or on `bases`."""
     modules = code_that_ran()
     cuda, threads = preset.device == "cuda", "two threads" if "lab/adapt.py" in modules else "one thread"
     return {
@@ -28,7 +28,7 @@ def provenance(preset: Preset, seconds: float) -> dict:
         "torch": torch.__version__,
         "numpy": version("numpy"),
         "seeds": list(range(1, preset.seeds + 1)),
-        "bases": preset.bases,
+        "bases": bases or preset.bases,
         "corpus_sha256": corpus_hash(),
         "code": hashlib.sha256(repr(modules).encode()).hexdigest(),
         "modules": modules,

@@ -132,7 +132,7 @@ class Results:
             raise ValueError(f"rows written down and never measured: {', '.join(unmeasured)}")
         content = {
             "chapter": self.chapter,
-            "provenance": provenance(self.preset, time.perf_counter() - self.started),
+            "provenance": provenance(self.preset, time.perf_counter() - self.started, self.scope.get("bases")),
             "rows": {name: row.as_data() for name, row in self.rows.items()},
             "numbers": self.numbers,
             "sweeps": self.sweeps,

@@ -23,10 +23,11 @@ from nbformat import NotebookNode
 
 from lora_from_scratch.book import paragraphs
 from lora_from_scratch.book.agree import check
-from lora_from_scratch.book.chapters import fill, machine_traces, prose, read_source, save, sources
+from lora_from_scratch.book.chapters import CHAPTERS, fill, machine_traces, prose, read_source, save, sources
 from lora_from_scratch.lab.cache import ROOT
 from lora_from_scratch.lab.checkpoint import find_checkpoint
 from lora_from_scratch.lab.presets import PRESETS, preset
+from lora_from_scratch.lab.workers import make_bases
 
 
 def execute(notebook: NotebookNode, environment: dict[str, str], folder: Path) -> str | None:
@@ -110,6 +111,13 @@ def run(root: Path, size: str, number: str | None = None, commit: bool = False) 
     return failures
 
 
+def pretrain(size: str) -> None:
+    """The bases of this preset, with a line for what they took: all chapters begin with them."""
+    begin, found = time.monotonic(), preset(size)
+    make_bases(range(found.bases), found)
+    print(f"{'pretrained bases':<32}{time.monotonic() - begin:8.1f} s", flush=True)
+
+
 def ledger(*arguments: str) -> list[str]:
     """The ledger's own command; a failure of it is one of ours."""
     command = ["-m", "lora_from_scratch.book.ledger", *arguments]
@@ -129,6 +137,8 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
         parser.error("only --preset full or gpu is committed")
     if options.what == "run":
         size = preset(options.preset).name
+        if options.chapter in (None, CHAPTERS):
+            pretrain(size)
         problems = run(root, size, options.chapter, options.commit)
         problems += ledger("--write") if options.commit else ledger("--print", f"build/{size}/figures")
     elif options.what == "prose":

@@ -1,7 +1,7 @@
 """The four sizes at which the book runs. A preset changes sizes, seeds and steps, never code.
 
     smoke   a few steps, to see that everything runs
-    quick   a reader's two cores: width 128, one seed, learning rates taken from the committed `full` results
+    quick   a reader's two cores: one base of `full`, half the steps, one seed, the learning rates that `full` found
     full    what is committed: the same size, three seeds that are three bases, learning rates swept
     gpu     one GPU: width 512, five seeds that are five bases, learning rates swept
 
@@ -9,7 +9,7 @@ The environment variable LORA_PRESET picks one; without it, `gpu` where CUDA is 
 """
 
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -40,10 +40,6 @@ class Preset:
     def base_of(self, seed: int) -> int:
         """Which base a run of this seed fine-tunes."""
         return int(seed) % self.bases
-
-    def on_one_base(self) -> "Preset":
-        """The same with one base for all seeds, for a chapter that compares every run with the same weights."""
-        return replace(self, bases=1)
 
     def describe(self) -> dict:
         """The preset as plain numbers, for results and cache keys."""
@@ -84,7 +80,7 @@ PRESETS = {
             BOOK,
             pretrain_steps=1450,
             pretrain_batch=32,
-            steps=200,
+            steps=100,
             batch=16,
             seeds=1,
             budget=0,

@@ -8,6 +8,7 @@ twice the budget; if it lies there even then, it is reported as unfinished. The 
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from lora_from_scratch.lab.finetune import Run
@@ -75,28 +76,64 @@ def bracketed(tried: dict[float, float]) -> bool:
     return min(tried) < best_rate(tried) < max(tried)
 
 
-def sweep(methods: dict[str, Run], preset: Preset, grid: tuple[float, ...] = GRID) -> dict[str, dict[float, float]]:
-    """{label: {rate: tuning loss}}, the same number of rates for every method.
+def search(
+    grids: dict[str, Sequence[float]], budget: int, losses_of: Callable[[list[tuple[str, float]]], list[float]]
+) -> dict[str, dict[float, float]]:
+    """{label: {rate: tuning loss}}, the same number of rates for every label: those of its grid, then `next_rates`.
 
-    Raises ValueError for a grid of fewer than 3 rates, or one that is not rising and positive.
+    `losses_of` gives the tuning losses of several (label, rate). Each label tries `budget` rates, or all of them one
+    more, up to twice as many, while a best one lies at an edge. Raises ValueError for a grid of fewer than 3 rates, or
+    one that is not rising and positive.
     """
-    if len(grid) < 3 or grid[0] <= 0 or any(a >= b for a, b in zip(grid, grid[1:], strict=False)):
-        raise ValueError(f"grid is {grid}; give at least 3 positive, rising learning rates")
-    tried: dict[str, dict[float, float]] = {label: {} for label in methods}
-    budget = max(len(grid), preset.budget)
+    for label, grid in grids.items():
+        if len(grid) < 3 or grid[0] <= 0 or any(a >= b for a, b in zip(grid, grid[1:], strict=False)):
+            raise ValueError(f"{label}: grid is {grid}; give at least 3 positive, rising learning rates")
+    tried: dict[str, dict[float, float]] = {label: {} for label in grids}
     at_most = 2 * budget
     while True:
         jobs = []
-        for label in methods:
-            rates = next_rates(tried[label]) if tried[label] else list(grid)
-            jobs += [(label, rate) for rate in rates[: budget - len(tried[label])]]
-        runs = [replace(methods[label], lr=rate, seed=0, keep=False, snapshots=0) for label, rate in jobs]
-        for (label, rate), result in zip(jobs, carry_out_all(runs, preset), strict=True):
-            tried[label][rate] = result["tune_loss"]
+        for label, found in tried.items():
+            rates = next_rates(found) if found else list(grids[label])
+            jobs += [(label, rate) for rate in rates[: budget - len(found)]]
+        for (label, rate), loss in zip(jobs, losses_of(jobs), strict=True):
+            tried[label][rate] = loss
         if all(len(rates) >= budget for rates in tried.values()):
             if budget >= at_most or all(map(bracketed, tried.values())):
                 return tried
             budget += 1
+
+
+def sweep(methods: dict[str, Run], preset: Preset, grid: tuple[float, ...] = GRID) -> dict[str, dict[float, float]]:
+    """`search` for runs of the tiny model: one grid for all, and the preset's budget."""
+
+    def losses_of(jobs: list[tuple[str, float]]) -> list[float]:
+        runs = [replace(methods[label], lr=rate, seed=0, keep=False, snapshots=0) for label, rate in jobs]
+        return [result["tune_loss"] for result in carry_out_all(runs, preset)]
+
+    return search(dict.fromkeys(methods, grid), max(len(grid), preset.budget), losses_of)
+
+
+def judged(
+    methods: dict,
+    tried: dict[str, dict[float, float]],
+    known: dict[str, float] | None,
+    seeds: int,
+    results_of: Callable[[list], list[dict]],
+) -> dict[str, Tuned]:
+    """Every method at the best of the rates `tried`, or at its `known` one where none was, over the seeds 1 to `seeds`.
+
+    `results_of` gives the results of a list of runs.
+    """
+    runs = {
+        label: replace(run, lr=best_rate(tried[label]) if tried[label] else known[label])
+        for label, run in methods.items()
+    }
+    results = results_of([replace(run, seed=1 + s) for run in runs.values() for s in range(seeds)])
+    of = {label: results[i * seeds : (i + 1) * seeds] for i, label in enumerate(runs)}
+    return {
+        label: Tuned(label, run, tried[label], not tried[label] or bracketed(tried[label]), of[label])
+        for label, run in runs.items()
+    }
 
 
 def told_apart(first: Tuned, second: Tuned) -> bool:
@@ -114,17 +151,6 @@ def compare(
         methods: {label: run}; the runs' own `lr` and `seed` are replaced.
         known: rates found before, {label: rate}. Used only where the preset's budget is 0 and every label has one.
     """
-    if preset.budget == 0 and known and set(methods) <= set(known):
-        tried = {label: {} for label in methods}
-        best, finished = {label: known[label] for label in methods}, dict.fromkeys(methods, True)
-    else:
-        tried = sweep(methods, preset, grid)
-        best = {label: best_rate(tried[label]) for label in methods}
-        finished = {label: bracketed(tried[label]) for label in methods}
-    runs = [replace(run, lr=best[label], seed=1 + s) for label, run in methods.items() for s in range(preset.seeds)]
-    results = carry_out_all(runs, preset)
-    tuned = {}
-    for i, (label, run) in enumerate(methods.items()):
-        own = results[i * preset.seeds : (i + 1) * preset.seeds]
-        tuned[label] = Tuned(label, replace(run, lr=best[label]), tried[label], finished[label], own)
-    return tuned
+    use_known = preset.budget == 0 and known and set(methods) <= set(known)
+    tried = {label: {} for label in methods} if use_known else sweep(methods, preset, grid)
+    return judged(methods, tried, known, preset.seeds, lambda runs: carry_out_all(runs, preset))

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from lora_from_scratch.lab.adapt import Lesson, carry_out
 from lora_from_scratch.lab.checkpoint import Checkpoint
-from lora_from_scratch.lab.sweep import Tuned, best_rate, bracketed, next_rates
+from lora_from_scratch.lab.sweep import Tuned, judged, search
 
 
 def tune(
@@ -30,30 +30,11 @@ def tune(
     """
     if grids.keys() != methods.keys() or len({len(grid) for grid in grids.values()}) != 1:
         raise ValueError(f"grids are for {', '.join(grids)}; give each of {', '.join(methods)} one, equally long")
-    if any(len(grid) < 3 or list(grid) != sorted(set(grid)) for grid in grids.values()):
-        raise ValueError(f"grids are {grids}; give each method at least 3 rising rates")
-    tried: dict[str, dict[float, float]] = {label: {} for label in methods}
-    if known and set(methods) <= set(known):
-        best, finished = {label: known[label] for label in methods}, dict.fromkeys(methods, True)
-    else:
-        tried = _tried(methods, grids, checkpoint)
-        best = {label: best_rate(found) for label, found in tried.items()}
-        finished = {label: bracketed(found) for label, found in tried.items()}
-    runs = {label: replace(lesson, lr=best[label]) for label, lesson in methods.items()}
-    results = carry_out([replace(run, seed=1 + s) for run in runs.values() for s in range(seeds)], checkpoint)
-    of = {label: results[i * seeds : (i + 1) * seeds] for i, label in enumerate(runs)}
-    return {label: Tuned(label, run, tried[label], finished[label], of[label]) for label, run in runs.items()}
 
+    def losses_of(jobs: list[tuple[str, float]]) -> list[float]:
+        plain = [replace(methods[label], lr=rate, seed=0, judged=False, keep=False) for label, rate in jobs]
+        return [result["tune_loss"] for result in carry_out(plain, checkpoint)]
 
-def _tried(methods: dict[str, Lesson], grids: dict, checkpoint: Checkpoint) -> dict[str, dict[float, float]]:
-    """{label: {rate: tuning loss}}."""
-    tried: dict[str, dict[float, float]] = {label: {} for label in methods}
-    at_most = 2 * max(map(len, grids.values()))
-    while True:
-        rates = {label: next_rates(found)[:1] if found else grids[label] for label, found in tried.items()}
-        jobs = [(label, rate) for label, some in rates.items() for rate in some]
-        lessons = [replace(methods[label], lr=rate, seed=0, judged=False, keep=False) for label, rate in jobs]
-        for (label, rate), result in zip(jobs, carry_out(lessons, checkpoint), strict=True):
-            tried[label][rate] = result["tune_loss"]
-        if all(map(bracketed, tried.values())) or len(next(iter(tried.values()))) >= at_most:
-            return tried
+    use_known = known and set(methods) <= set(known)
+    tried = {label: {} for label in methods} if use_known else search(grids, max(map(len, grids.values())), losses_of)
+    return judged(methods, tried, known, seeds, lambda lessons: carry_out(lessons, checkpoint))

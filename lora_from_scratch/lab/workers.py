@@ -10,7 +10,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from lora_from_scratch.lab import progress
@@ -38,14 +38,17 @@ def carry_out_all(
     """
     work = work or carry_out
     workers = workers or preset.workers or cores()
-    firsts = (
-        run if isinstance(run, Run) else run[0] for run in runs
-    )  # a chain of runs starts from its first one's base
-    bases = [Run(seed=base) for base in sorted({preset.base_of(run.seed) for run in firsts})]
-    _all(bases, preset, workers, make_base, "bases")  # once, before two workers look for the same one
+    firsts = (run if isinstance(run, Run) else run[0] for run in runs)  # a chain starts from its first run's base
+    make_bases([run.seed for run in firsts], preset, workers)  # once, before two workers look for the same one
     results = _all(runs, preset, workers, work, "training runs")
     SECONDS.extend(result["seconds"] for result in results)
     return results
+
+
+def make_bases(seeds: Iterable[int], preset: Preset, workers: int | None = None) -> None:
+    """Make sure that the bases of these seeds are in the cache."""
+    bases = [Run(seed=base) for base in sorted({preset.base_of(seed) for seed in seeds})]
+    _all(bases, preset, workers or preset.workers or cores(), make_base, "bases")
 
 
 def make_base(run: Run, preset: Preset) -> dict:
