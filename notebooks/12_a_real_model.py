@@ -160,7 +160,7 @@ del mine, optimizer
 
 # %%
 lesson = Lesson(adapter=adapter, lr=1e-3, seed=1, held=held, spoken=spoken, windows=windows, keep=True)
-lesson = replace(lesson, steps={"smoke": 1, "quick": 20}.get(size.name, 60))
+lesson = replace(lesson, steps={"smoke": 1, "quick": 12}.get(size.name, 60))
 taught = carry_out([lesson], checkpoint)[0]
 
 
@@ -277,7 +277,7 @@ dora_better = results.claim(
 # and 1/2. ("Known to" is the factor to the next rate tried.)
 
 # %%
-steps = {"smoke": 1, "quick": 2}.get(size.name, 30)
+steps = 30 if full else 1
 plain = Lesson(steps=steps, batch=6, held=held, spoken=spoken, windows=windows)
 methods = {f"LoRA rank {r}": replace(plain, adapter=AdapterConfig(rank=r, alpha=32)) for r in (1, 8, 64)}
 methods["QLoRA rank 8"] = replace(plain, adapter=adapter, four_bits=True)
