@@ -1303,6 +1303,57 @@ ANSWERS += [
 ]
 
 
+# Chapter 18
+
+
+def stacked(a, b, s1=None, s2=None):
+    """A and B of one adapter, with other scalings than the adapters' own if they are given."""
+    return torch.cat([a[0], b[0]]), torch.cat([(s1 or a[2]) * a[1], (s2 or b[2]) * b[1]], dim=1)
+
+
+ANSWERS += [
+    ("18", "check_add", stacked, "Right"),
+    ("18", "check_add", lambda a, b: [x.numpy() for x in stacked(a, b)], "Right"),
+    ("18", "check_add", lambda a, b: stacked(b, a), "Right"),
+    ("18", "check_add", lambda a, b: (torch.cat([a[2] * a[0], b[2] * b[0]]), torch.cat([a[1], b[1]], 1)), "Right"),
+    ("18", "check_add", lambda a, b: stacked(a, b, 1, 1), "the scalings are gone"),
+    ("18", "check_add", lambda a, b: stacked(a, b, a[2] ** 2, b[2] ** 2), "in twice"),
+    ("18", "check_add", lambda a, b: stacked(a, b, a[2] ** 0.5, b[2] ** 0.5), "the root of each scaling"),
+    ("18", "check_add", lambda a, b: stacked(a, b, a[2], a[2]), "one scaling is on both"),
+    ("18", "check_add", lambda a, b: stacked(a, b, a[2] / 2, b[2] / 2), "the mean of both"),
+    ("18", "check_add", lambda a, b: stacked(a, b, b[2], a[2]), "the other scaling"),
+    ("18", "check_add", lambda a, b: (stacked(a, b)[0], stacked(b, a)[1]), "in the order"),
+    ("18", "check_add", lambda a, b: stacked(a, b)[::-1], "so stacked"),
+    ("18", "check_add", lambda a, b: stacked(a, b)[0], "a pair of tensors"),
+    ("18", "check_add", lambda a, b: a[0] + b[0], ""),
+    ("18", "check_add", lambda a, b: None, "write your answer"),
+    ("18", "check_add", raises, "a slip of the pen"),
+    ("18", "check_lost", math.sqrt(5 / 30), "Right"),
+    ("18", "check_lost", "0.408", "Right"),
+    ("18", "check_lost", torch.tensor(40.8), "Right"),
+    ("18", "check_lost", 5 / 30, "the norm is their root"),
+    ("18", "check_lost", math.sqrt(25 / 30), "what is kept, and what is lost"),
+    ("18", "check_lost", 25 / 30, "the squares that is kept"),
+    ("18", "check_lost", 0.3, "not the sum"),
+    ("18", "check_lost", 1 - math.sqrt(25 / 30), "do not add up"),
+    ("18", "check_lost", math.sqrt(5 / 25), "divide by the norm of all of it"),
+    ("18", "check_lost", 0.9999, "which values are cut off"),
+    ("18", "check_lost", 0, "between 0 and 1"),
+    ("18", "check_dare", (0.2, 0.06), "Right"),
+    ("18", "check_dare", ("0.2", torch.tensor(0.06)), "Right"),
+    ("18", "check_dare", (0.02, 0.06), "it is scaled up"),
+    ("18", "check_dare", (0.02 / 0.9, 0.06), "divide by what is kept"),
+    ("18", "check_dare", (0.002, 0.06), "scaled up, not down"),
+    ("18", "check_dare", (0.7, 0.06), "what keeps the mean"),
+    ("18", "check_dare", (0.2, 0.0036), "that is the variance"),
+    ("18", "check_dare", (0.2, math.sqrt(0.004)), "the root of the mean square"),
+    ("18", "check_dare", (0.2, 0.3), "of whether it stays"),
+    ("18", "check_dare", (0.2, 0.006), "as it was"),
+    ("18", "check_dare", (0.2, 1), "the mean square less"),
+    ("18", "check_dare", (0, 0), "two numbers"),
+]
+
+
 # Appendix A4
 
 ANSWERS += [

@@ -1,0 +1,582 @@
+# %% [markdown]
+# # 18 · Adding adapters
+#
+# **The question.** Two adapters were trained apart, each on a task of its own. Can they be added, so that one model
+# does both, without training? And what does that save, beside one adapter that was trained on both?
+#
+# **What you will be able to do.** Add adapters exactly, compress the sum back to a small rank, and say what is lost.
+# Merge by TIES and DARE. Judge a merge by the one control that papers on merging often lack: training on both tasks
+# with as many tokens. Take a task away by subtraction.
+#
+# **What you need.** Chapters 01 and 03; appendix A4 for learning in turn.
+#
+# **The published claims.** Task arithmetic: updates of two tasks, added, reach 98.9 % of what each model had reached
+# alone, and a subtracted one takes its task away (arXiv 2212.04089v3). TIES trims the updates and settles their signs
+# first (arXiv 2306.01708v2). DARE drops "90% or even 99%" of an update and loses nothing (arXiv 2311.03099v3). None of
+# the three trains LoRA. LoRA Soups does: added LoRAs beat training on the mixed data, by 12 % (arXiv 2410.13025v2).
+#
+# Losses are in nats a character, of text that was held out; less is better. Three seeds are three bases at `full`, one
+# at `quick`. `a ± b` is a mean over seeds with its 95 % interval.
+
+# %%
+import copy
+import functools
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from lora_from_scratch import AdapterConfig, add_adapters
+from lora_from_scratch.arithmetic import compress, concatenate
+from lora_from_scratch.book import stats, tables
+from lora_from_scratch.book.figures import ch18 as figures
+from lora_from_scratch.book.results import Results
+from lora_from_scratch.book.verdicts import AtLeast, Equal, Higher, Identity, Lower
+from lora_from_scratch.lab import merging
+from lora_from_scratch.lab.adding import changed, compare_together, factors, learn_together, losses_on
+from lora_from_scratch.lab.again import second_time
+from lora_from_scratch.lab.chain import learn_in_turn
+from lora_from_scratch.lab.finetune import Run
+from lora_from_scratch.lab.presets import preset
+from lora_from_scratch.lab.pretrain import pretrained
+from lora_from_scratch.lab.sweep import compare
+from lora_from_scratch.lab.tasks import task_ids
+from lora_from_scratch.lab.workers import carry_out_all
+
+# %%
+size = preset()
+results = Results("18_adding_adapters", size)
+seeds = range(1, size.seeds + 1)
+
+# %% [markdown]
+# ## Side by side
+#
+# An adapter changes a weight by ΔW = s · B A. The sum of two such changes is again a product, of factors set side by
+# side:
+#
+# $$s_1 B_1 A_1 + s_2 B_2 A_2 = \begin{bmatrix} s_1 B_1 & s_2 B_2 \end{bmatrix}
+# \begin{bmatrix} A_1 \\ A_2 \end{bmatrix}$$
+#
+# So two adapters of ranks r1 and r2 are one of rank r1 + r2, exactly. What does *not* work is to add the factors:
+# (B1 + B2)(A1 + A2) also holds B1 A2 and B2 A1, which nobody trained. By hand, on one layer of 5 inputs and 4 outputs:
+
+# %%
+draw = torch.Generator().manual_seed(0)
+A1, B1, s1 = torch.randn(2, 5, generator=draw), torch.randn(4, 2, generator=draw), 4.0  # rank 2, alpha 8
+A2, B2, s2 = torch.randn(3, 5, generator=draw), torch.randn(4, 3, generator=draw), 0.5
+both = s1 * B1 @ A1 + s2 * B2 @ A2
+A, B = torch.cat([A1, A2]), torch.cat([s1 * B1, s2 * B2], dim=1)  # (5, 5), (4, 5)
+print(f"rank {len(A)}, scaling 1; largest difference from the sum: {(B @ A - both).abs().max():.1g}")
+
+# %% [markdown]
+# The scaling has gone into B, so the new adapter's is 1. In `arithmetic.py` this is `concatenate`, with a weight for
+# each adapter. The other tool is `compress`: it cuts a product back to a smaller rank by its SVD, the best there is
+# (chapter 00). ΔW itself is never formed: two small QRs are enough, and `lost` is the share that is cut, in the
+# Frobenius norm.
+
+# %%
+wide = concatenate([(A1, B1, s1), (A2, B2, s2)])
+for rank in (1, 2, 3, 4):
+    small_A, small_B, lost = compress(*wide, rank)
+    print(f"rank {rank}: lost {lost:.3f}; measured {(small_B @ small_A - both).norm() / both.norm():.3f}")
+
+# %% [markdown]
+# ## Two pairs of tasks
+#
+# The far pair is rot13 and text that runs backwards. The near pair is a cipher that moves six letters, and capitals. A
+# model that does both tasks of a pair has to see from the text which one it is reading.
+#
+# Each adapter has rank 8 and the rate that is best for it on its task. The control is *one* adapter, trained on both
+# tasks together, with as many windows of text: twice the steps, half of each batch from either task. It has rank 8, as
+# large as one of the two, or 16, as large as their sum. And *in turn* learns one task after the other, with a merge
+# between (appendix A4), both ways round.
+
+# %%
+pairs = {"far": ("rot13", "reversed"), "near": ("cipher-6", "upper")}
+eight = Run(adapter=AdapterConfig(rank=8, alpha=32), keep=True)
+alone, together = {}, {}
+for name, tasks in pairs.items():
+    alone[name] = {}
+    for task in tasks:
+        known = results.known_rates(task)
+        found = compare({"rank 8": replace(eight, task=task)}, size, known=known)
+        results.record_sweep(task, found)
+        alone[name][task] = found["rank 8"]
+
+# %%
+both_ranks = {"together, rank 8": eight, "together, rank 16": replace(eight, adapter=AdapterConfig(rank=16, alpha=32))}
+for name, tasks in pairs.items():
+    methods = {label: replace(run, task=tasks[0]) for label, run in both_ranks.items()}
+    together[name] = compare_together(methods, tasks, size, known=results.known_rates(name))
+    results.record_sweep(name, together[name])
+    print(f"{name}: {' and '.join(tasks)}")
+    every = {f"{task} alone": t for task, t in alone[name].items()} | together[name]
+    print(tables.comparison(every, against="together, rank 16"), "\n")
+
+# %% [markdown]
+# ## What would count
+#
+# A merge is chosen and judged on different bases and windows. Its weight is its one free number, and each way has the
+# same eight to choose from.
+#
+# - *Keeps*: nine tenths of each adapter's gain, in the mean of the two tasks. Chance is the better half of nothing: one
+#   of the two adapters alone, which keeps all of its own gain and whatever it does to the other task.
+# - *Beats mixing*, *TIES*, *in turn* and *crossed* are paired differences of the mean loss. Chance is the same sum of a
+#   second pair of adapters, trained on the same bases from other starts with other batches.
+# - *Compressed*: an SVD keeps the eight largest of sixteen directions. Chance keeps the eight smallest.
+# - *DARE*: chance drops the same entries and scales nothing.
+# - *Negation*: chance takes a random twin of the update away.
+#
+# LoRA Soups learns a weight for each layer and adapter on some mixed data, and asks for both skills in one answer; we
+# have one weight and ask for either task by itself. So what we test is near the published sentence, not equal to it.
+
+# %%
+margin, why = 0.05, "below 0.05 nats we would not call two models different"
+names = list(pairs)
+keeps = results.claim(
+    "keeps",
+    says="the sum of two adapters keeps nine tenths of what each has gained on its task",
+    source="arXiv 2212.04089v3, section 4.1, figure 2",
+    read="second hand",
+    published="98.9 % of the accuracy of the models fine-tuned on each, for pairs of image tasks",
+    test={name: AtLeast(0.9, "a tenth lost is what one would notice") for name in names},
+    scope={"task": "far: rot13, reversed; near: cipher-6, upper", "method": "LoRA rank 8"},
+)
+beats = results.claim(
+    "beats_mixing",
+    says="a sum of two adapters is better on both tasks than one adapter of its size that was trained on both",
+    source="arXiv 2410.13025v2, abstract",
+    read="abstract",
+    published="CAT beats data mixing by 12 %, on problems that need both skills",
+    test={name: Lower(margin, why) for name in names},
+    scope={"task": "far and near pair", "method": "weighted sum, rank 16, minus together, rank 16"},
+)
+
+# %%
+better = results.claim(
+    "ties_better",
+    says="TIES is better than the weighted sum",
+    source="arXiv 2306.01708v2, abstract",
+    read="abstract",
+    published="outperforms several existing methods in diverse settings",
+    test={name: Lower(margin, why) for name in names},
+    scope={"task": "far and near pair"},
+)
+drops = results.claim(
+    "dare",
+    says="90 or 99 % of an update's entries can be dropped at random, if the others are scaled up",
+    source="arXiv 2311.03099v3, abstract",
+    read="abstract",
+    published="90 % or even 99 % are eliminated effortlessly",
+    test={f"{share:.0%} dropped": Equal(margin, why) for share in (0.9, 0.99)},
+    scope={"task": "rot13, reversed, cipher-6, upper, each alone", "method": "LoRA rank 8, all of ΔW"},
+)
+
+# %%
+cut = results.finding(
+    "compressed",
+    says="the weighted sum, of rank 16, cut back to rank 8, loses at most 0.05 nats on the far pair",
+    test=Equal(margin, why),
+    scope={"task": "far pair"},
+)
+crossed = results.finding(
+    "crossed",
+    says="adding the factors instead of the products is worse, at its own best weight, on the far pair",
+    test=Higher(margin, why),
+    scope={"task": "far pair"},
+)
+chained = results.finding(
+    "sequence",
+    says="the weighted sum is better than learning the two tasks in turn, on the far pair",
+    test=Lower(margin, why),
+    scope={"task": "far pair"},
+)
+
+# %%
+negated = results.claim(
+    "negation",
+    says="subtracting a task's update from a model that does both raises the loss on it, and hardly on the other",
+    source="arXiv 2212.04089v3, abstract",
+    read="abstract",
+    published="decreases performance on the target task, with little change on control tasks",
+    test=Higher(0.5, "half a nat on the task, beyond what the other has lost"),
+    scope={"task": "far and near pair", "method": "together, rank 8, minus the update of one task alone"},
+)
+exact = results.identity(
+    "exact",
+    says="the concatenated adapters give the logits of the summed updates, in float64",
+    test=Identity(1e-10),
+)
+
+# %% [markdown]
+# **Write down your predictions.** Each of the two adapters has gained three nats on its task. Their plain sum: which
+# share of that does it keep? Does a weight below 1 help? Is TIES, is DARE better than the sum? And where is the adapter
+# that was trained on both: below the best merge, or above it?
+#
+# ## Adding
+#
+# Five ways to make one update of two, each a line or two in `lab/merging.py`. All have a weight w, and each is tried at
+# eight weights on the base of seed 0, with the windows that choose; it is judged at its best one on the other bases.
+
+
+# %%
+ways = {
+    "sum": merging.added,  # w (ΔW1 + ΔW2), as one adapter of rank 16
+    "sum, cut to rank 8": merging.cut_back,
+    "TIES": merging.by_ties,  # the largest fifth of either
+    "DARE": merging.by_dare,  # a random tenth of either, ten times as large
+    "factors added": merging.factors_added,  # w s (B1 + B2)(A1 + A2)
+}
+weights = [0.12, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4]
+
+
+@functools.cache
+def adapters(name, seed):
+    """The two adapters of a pair, {layer: (A, B, scaling)} each, trained on the base of this seed."""
+    runs = [replace(t.run, seed=seed) for t in alone[name].values()]
+    return [factors(result["state"], 32 / 8) for result in carry_out_all(runs, size)]
+
+
+# %%
+few = replace(size, eval_windows=min(64, size.eval_windows))  # windows that choose a weight
+chosen = {}
+for name, tasks in pairs.items():
+    base, two = pretrained(size, 0), adapters(name, 0)
+    for label, way in ways.items():
+        tried = [losses_on(merging.merged(base, two, way, w), tasks, few, "tune") for w in weights]
+        chosen[name, label] = {w: (t[tasks[0]] + t[tasks[1]]) / 2 for w, t in zip(weights, tried, strict=True)}
+
+# %%
+best = {key: min(tried, key=tried.get) for key, tried in chosen.items()}
+print(figures.table_of_weights(chosen, best))
+results.record(chosen={", ".join(key): list(tried.values()) for key, tried in chosen.items()}, weights=weights)
+
+# %% [markdown]
+# Now the other bases, at those weights, and the plain sum at w = 1.
+
+# %%
+measured = {}
+for name, tasks in pairs.items():
+    at_best = {label: (way, best[name, label]) for label, way in ways.items()}
+    at_best["sum, w = 1"] = (merging.added, 1.0)
+    at_best["what the cut takes"] = (merging.what_the_cut_takes, best[name, "sum, cut to rank 8"])
+    for i, seed in enumerate(seeds):
+        base, two = pretrained(size, seed), adapters(name, seed)
+        found = merging.measure_merges(base, two, tasks, at_best, size)
+        found |= {label: t.results[i]["task_losses"] for label, t in together[name].items()}
+        beside = [merging.beside_a_twin(base, own, other, best[name, "sum"], seed) for own, other in (two, two[::-1])]
+        found["twin"] = {task: losses_on(m, [task], size)[task] for task, m in zip(tasks, beside, strict=True)}
+        measured[name, seed] = found
+
+# %%
+for name, tasks in pairs.items():
+    order = [t.run for t in alone[name].values()]
+    chains = [
+        tuple(replace(run, seed=seed + 100 * i, keep=False) for i, run in enumerate(runs))
+        for seed in seeds
+        for runs in (order, order[::-1])
+    ]
+    ended = [r["losses"][-1] for r in carry_out_all(chains, size, work=learn_in_turn)]
+    for i, seed in enumerate(seeds):
+        first, second = ended[2 * i : 2 * i + 2]
+        measured[name, seed]["in turn"] = {task: (first[task] + second[task]) / 2 for task in (*tasks, "text")}
+    print(figures.table_of_losses(measured, name, tasks, seeds, best), "\n")
+results.record(losses={f"{name}, seed {seed}": found for (name, seed), found in measured.items()})
+
+
+# %%
+def kept(name, label):
+    """The share of both adapters' gains that is left, the mean of the two tasks, one value a seed."""
+    return [float(np.mean([merging.gain_kept(measured[name, s], label, t) for t in pairs[name]])) for s in seeds]
+
+
+def one_alone(name):
+    """The same of one adapter by itself: the mean of the two."""
+    return np.mean([kept(name, f"{task} alone") for task in pairs[name]], axis=0).tolist()
+
+
+# %%
+keeps.measure(
+    {name: stats.interval(kept(name, "sum")) for name in names},
+    chance={name: stats.interval(one_alone(name)) for name in names},
+)
+some = ("sum, w = 1", "sum", "twin", "TIES", "DARE", "together, rank 16")
+rows = [[name, *(stats.shown(kept(name, label), 2) for label in some)] for name in names]
+print(stats.table(["share kept", *some], rows))
+
+# %% [markdown]
+# *Twin* is the sum with a random update in place of the other task's. What it loses is what any update of that size and
+# rank would take; what the sum loses beyond it is this other task's doing.
+#
+# And what does the draw alone do? The same adapters a second time, on the same bases, with other batches and another
+# start, added at the same weight.
+
+
+# %%
+def mean_loss(losses, name):
+    return float(np.mean([losses[task] for task in pairs[name]]))
+
+
+def minus(name, first, second):
+    """The paired difference of the mean losses of two models."""
+    return stats.paired(*([mean_loss(measured[name, s][label], name) for s in seeds] for label in (first, second)))
+
+
+# %%
+redrawn = {}
+for name, tasks in pairs.items():
+    again = [second_time(t.run, size) for t in alone[name].values()]
+    differences = []
+    for i, seed in enumerate(seeds):
+        two = [factors(found[i]["state"], 32 / 8) for found in again]
+        model = merging.merged(pretrained(size, seed), two, merging.added, best[name, "sum"])
+        differences.append(
+            mean_loss(losses_on(model, tasks, size), name) - mean_loss(measured[name, seed]["sum"], name)
+        )
+    redrawn[name] = stats.interval(differences)
+
+# %%
+beats.measure({n: minus(n, "sum", "together, rank 16") for n in names}, chance=redrawn)
+better.measure({n: minus(n, "TIES", "sum") for n in names}, chance=redrawn)
+cut.measure(minus("far", "sum, cut to rank 8", "sum"), chance=minus("far", "what the cut takes", "sum"))
+crossed.measure(minus("far", "factors added", "sum"), chance=redrawn["far"])
+chained.measure(minus("far", "sum", "in turn"), chance=redrawn["far"])
+
+# %%
+lost = [np.mean([compress(*concatenate([two[0][n], two[1][n]]), 8)[2] for n in two[0]])
+        for two in (adapters("far", seed) for seed in seeds)]  # fmt: skip
+print(f"far: of the sum's Frobenius norm the cut to rank 8 takes {stats.shown(lost, 2)}, in the mean of the layers")
+for name in names:
+    cosines = [merging.cosine(*adapters(name, seed)) for seed in seeds]
+    print(f"{name}: cosine of the two updates {stats.shown(cosines, 3)}")
+
+# %%
+results.figure(
+    figures.planes(measured, pairs, seeds),
+    "planes",
+    "Each point is a model: across its loss on the one task of a pair, upwards its loss on the other (means over "
+    "bases). Left the far pair, right the near one. Grey lines: each adapter alone on its task.",
+    alt="On both pairs the two adapters trained together lie at the lower left, where the grey lines cross. All "
+    "merges lie far from there, towards the base; the weighted sum is among the nearest.",
+)
+
+# %%
+results.figure(
+    figures.weights(chosen, names),
+    "weights",
+    "The mean loss on both tasks by the weight of the merge, on the base of seed 0, for five ways to merge.",
+    alt="Five valleys over the weight. The sum is lowest at one half and rises by half a nat or more at a weight of 1; "
+    "DARE is never low.",
+)
+
+# %% [markdown]
+# ## Dropping entries
+#
+# DARE says that most of an update can be dropped, if the rest is scaled up. Here for each adapter by itself, in nats
+# beyond its own loss. Chance drops the same entries and scales nothing.
+
+
+# %%
+def rise(seed, name, task, p, scaled):
+    """What dropping entries of a task's own update adds to its loss."""
+    own = adapters(name, seed)[pairs[name].index(task)]
+    model = merging.thinned_out(pretrained(size, seed), own, p, scaled, seed)
+    return losses_on(model, [task], size)[task] - measured[name, seed][f"{task} alone"][task]
+
+
+# %%
+each = [(name, task) for name, tasks in pairs.items() for task in tasks]
+rises = {(p, scaled): [[rise(seed, *one, p, scaled) for one in each] for seed in seeds]
+         for p in (0.5, 0.9, 0.99) for scaled in (True, False)}  # fmt: skip
+rows = [[f"{p:.0%}", "yes" if scaled else "no", *(stats.shown(list(v), 2) for v in zip(*of, strict=True))]
+        for (p, scaled), of in rises.items()]  # fmt: skip
+print(stats.table(["dropped", "scaled up", *(task for _, task in each)], rows))
+largest_entries = [merging.delta(a).abs().flatten().quantile(0.99).item() for one in each for a in
+                   adapters(one[0], 1)[pairs[one[0]].index(one[1])].values()]  # fmt: skip
+print(f"one entry in a hundred is larger than {np.mean(largest_entries):.3f}, in the mean of layers and tasks")
+
+# %%
+mean_rise = {key: stats.interval([float(np.mean(v)) for v in of]) for key, of in rises.items()}
+of_parts = lambda scaled: {f"{p:.0%} dropped": mean_rise[p, scaled] for p in (0.9, 0.99)}  # noqa: E731
+drops.measure(of_parts(True), chance=of_parts(False))
+
+# %% [markdown]
+# ## Subtracting
+#
+# A sum that adds a task suggests a difference that takes it away. The model is the one that was trained on both (rank
+# 8). From it w times the update of one task, trained alone, is subtracted. The weight is the largest of eight at which
+# the *other* task loses at most 0.1 nats, on the base of seed 0 and the windows that choose. Chance is a random twin of
+# the update, by the same rule.
+
+
+# %%
+@functools.cache
+def both_learnt(name, seed):
+    """The base with the update of the adapter that was trained on both tasks."""
+    run = replace(together[name]["together, rank 8"].run, seed=seed)
+    (result,) = carry_out_all([tuple(replace(run, task=t) for t in pairs[name])], size, work=learn_together)
+    return merging.with_one(pretrained(size, seed), factors(result["state"], 32 / 8))
+
+
+def rises_of(name, i, seed, w, twin, where=size, half="judge"):
+    """By how much the losses rise, of the task i and of the other, when w times its update is taken away."""
+    model, tasks = both_learnt(name, seed), pairs[name]
+    less = merging.taken_away(model, adapters(name, seed)[i], w, twin, seed)
+    before, after = (losses_on(m, tasks, where, half) for m in (model, less))
+    return [after[task] - before[task] for task in (tasks[i], tasks[1 - i])]
+
+
+def largest(name, i, twin):
+    """The largest weight at which the other task loses at most 0.1 nats; the smallest of all if none is."""
+    return max((w for w in weights if rises_of(name, i, 0, w, twin, few, "tune")[1] <= 0.1), default=weights[0])
+
+
+# %%
+rows, net = [], {}
+for twin in (False, True):
+    nets = []
+    for name, task in each:
+        i = pairs[name].index(task)
+        w = largest(name, i, twin)
+        found = np.array([rises_of(name, i, seed, w, twin) for seed in seeds])  # a row a seed
+        rows.append([f"{'a twin of ' * twin}{task}", w, *(stats.shown(column.tolist(), 2) for column in found.T)])
+        nets.append(found[:, 0] - found[:, 1])
+    net[twin] = stats.interval(np.mean(nets, axis=0).tolist())
+print(stats.table(["taken away", "w", "the task's loss rises by", "the other's"], rows))
+negated.measure(net[False], chance=net[True])
+
+# %% [markdown]
+# ## In double precision
+#
+# And is it really one adapter? The far pair's two, concatenated, in float64: the logits of the one adapter against
+# those of the base whose weights were changed by both.
+
+# %%
+base, two = pretrained(size, 1).double(), adapters("far", 1)
+joined = add_adapters(copy.deepcopy(base), AdapterConfig(rank=16, alpha=16))  # scaling 1
+for n in two[0]:
+    layer, wide = joined.get_submodule(n), [(A.double(), B.double(), s) for A, B, s in (two[0][n], two[1][n])]
+    layer.A.data, layer.B.data = concatenate(wide)
+
+# %%
+summed = changed(base, {n: sum(s * B.double() @ A.double() for A, B, s in (two[0][n], two[1][n])) for n in two[0]})
+ids = task_ids("rot13", "held_out")[None, : size.model.max_position_embeddings]
+with torch.no_grad():
+    one, other = joined(ids), summed(ids)
+exact.measure(((one - other).abs().max() / other.abs().max()).item())
+
+# %%
+results.forest("rows", "Every row of this chapter, its interval against its line.")
+
+# %% [markdown] rests_on="18.keeps=not reproduced, 18.beats_mixing=not reproduced, 18.sequence=holds"
+# **Mixing wins, by far.** One adapter of rank 16 that was trained on both tasks has 99 % of what two have gained alone,
+# on either pair. The sum of two, at its best weight, has 70 % (far) and 55 % (near), 0.87 and 0.72 nats more in the
+# mean. Even rank 8 for both tasks, half the sum's parameters, is 0.8 and 0.7 nats better. The sum costs no training,
+# and that is what it has for it here. It is better than learning in turn, by 0.35 nats on the far pair.
+#
+# Why does the published sum of two image models lose 1 %? We cannot tell from here; those are larger models, fine-tuned
+# whole. Their authors guess that it is because updates are nearly orthogonal. Ours are too, their cosine is 0.05 and
+# 0.02: that alone is no promise. And a *twin* in place of the other adapter, which knows no task at
+# all, leaves 78 % and 73 %. So on the far pair most of the loss is what any update of that size would do to a model,
+# and a good half of it on the near one.
+
+# %% [markdown] rests_on="18.ties_better=not reproduced, 18.compressed=does not hold, 18.crossed=holds"
+# **The weight.** A plain sum, w = 1, keeps 54 % and 5 %; one adapter alone counts for 53 % and 16 %. Half is best among
+# our eight, which is the mean of the two models. TIES wants 0.7, and is worse than the sum by 0.12 and 0.10 nats. It is
+# made for several tasks; with two, its paper's figure has it level with the sum (second hand).
+#
+# **Rank.** Cut back to rank 8, the far sum loses 0.056 nats, just beyond our line: the cut takes 29 % of its norm. The
+# eight directions that the cut leaves out do next to nothing alone. Factors added, at their own best weight, are worse
+# than the sum; at w = 1 they would be ruined. Nobody who adds A to A and B to B sees an error.
+
+# %% [markdown] rests_on="18.dare=not reproduced, 18.negation=not reproduced"
+# **Dropping.** Nothing of DARE's promise is left: with 90 % dropped and the rest scaled up the mean loss rises by 3.3
+# nats, and by half of that if nothing is scaled. Its authors say where it ends: where entries are larger than about
+# 0.002 (their section 4, which we know second hand). Ours are many times that. What is scaled up is noise of three
+# times an entry's size (exercise 3), and a small model has few entries to average it over.
+#
+# **Subtracting** tells the tasks apart, and a random twin does not: the task's loss rises by 0.1 nats more than the
+# other's. But at a price of 0.1 nats on the other task, a quarter of a nat is all that goes of three. What two tasks
+# were trained into one adapter does not come apart by subtracting what was trained alone.
+#
+# Three things to keep in mind. Our two tasks exclude each other: no text is both. LoRA Soups asks for answers that need
+# both skills, which is kinder to a sum. And a base of 0.8 million parameters that moves by three nats is not a large
+# one that moves a little.
+#
+# ## Exercises
+#
+# **1. One of two.** Write `add`: from two adapters `(A, B, scaling)` of any ranks, `(A, B)` of one adapter of scaling 1
+# that does what both do.
+
+# %%
+from lora_from_scratch.book.checks import ch18 as check
+
+
+def add(first, second):
+    return None  # change this: A (r1 + r2, d_in), B (d_out, r1 + r2)
+
+
+print(check.check_add(add))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def add(first, second):
+#     (A1, B1, s1), (A2, B2, s2) = first, second
+#     return torch.cat([A1, A2]), torch.cat([s1 * B1, s2 * B2], dim=1)
+# ```
+#
+# </details>
+#
+# **2. What a cut takes.** A sum of two adapters has the singular values 4, 3, 2 and 1. It is cut to rank 2. Which share
+# of its Frobenius norm is lost?
+
+# %%
+my_lost = 0  # change this
+print(check.check_lost(my_lost))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# The norm is the root of the sum of squares. Cut off are 2 and 1, √(4 + 1); all of it is √(16 + 9 + 4 + 1). √(5 / 30) =
+# 0.408.
+#
+# </details>
+#
+# **3. The price of dropping.** DARE drops nine entries of ten. What becomes of an entry of 0.02 that stays, and what is
+# the standard deviation of what it becomes, over all draws, the dropped ones included?
+
+# %%
+my_numbers = (0, 0)  # change this: (the entry, the deviation)
+print(check.check_dare(my_numbers))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# It is divided by 0.1: 0.2. It is 0.2 with probability 0.1 and 0 otherwise. The mean is 0.02, as before. The mean
+# square is 0.1 · 0.04 = 0.004, so the variance is 0.004 - 0.0004 = 0.0036 and the deviation 0.06: three times the
+# entry.
+#
+# </details>
+#
+# ## The same with PEFT
+#
+# ```python
+# model.add_weighted_adapter(["records", "documents"], [1.0, 1.0], "both", combination_type="cat")
+# ```
+#
+# `"cat"` is the concatenation of this chapter. `"linear"` adds the factors, with the root of each weight on either
+# side: it has the cross terms, and an adapter added to itself at a half each comes out doubled. `"svd"` is exact where
+# its rank is enough, but in 0.18 to 0.20 it takes the scaling twice. In 0.18 `"linear"` with a weight of -1 adds. And
+# under rsLoRA everything is √r too large, in 0.21.2 as well. So test what you get: `W` before, `W` after, and the
+# difference.
+#
+# ## What to take along
+#
+# - Two adapters are one, exactly, of the ranks' sum: set side by side, never added factor by factor.
+# - Ask of every merge what training on both would have given, with as many tokens.
+# - A weight of 1 is a guess. Choose it on data that does not judge.
+
+# %%
+results.save()
