@@ -12,7 +12,7 @@ ONE := $(if $(N),--chapter $(N))
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help model notebooks appendices notebook book prose sync-check test parity bench check lab lint clean
+.PHONY: help model notebooks appendices notebook book prose sync-check test parity bench check distributed lab lint clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -45,6 +45,9 @@ parity: $(VENV)/.installed-parity $(VENV)/.installed-model  ## the tests against
 
 bench: $(VENV)/.installed-parity  ## time and memory, as ratios to PEFT, bitsandbytes and plain torch
 	@$(PY) -m benchmarks.run
+
+distributed: $(VENV)/.installed  ## one process beside two: DDP, FSDP2, and what they send
+	@$(PY) -m lora_from_scratch.lab.distributed_demo
 
 check: $(VENV)/.installed  ## test a LoRA layer of your own, or a saved adapter: LAYER=my_lora.py:MyLoRA or FILE=adapter/
 	@test -n "$(LAYER)$(FILE)" || { echo "Which one? make check LAYER=my_lora.py:MyLoRA, or make check FILE=adapter/" >&2; exit 2; }
