@@ -17,7 +17,7 @@ import pytest
 import torch
 from distributed_runs import DROPPING, EXACT, KINDS, RESUMED, THREE, taken
 
-from lora_from_scratch.lab import resume, traffic
+from lora_from_scratch.lab import distributed_demo, resume, traffic
 from lora_from_scratch.lab.cache import ROOT
 from lora_from_scratch.lab.distributed import main
 from lora_from_scratch.lab.parallel import ALONE, Place, Settings, Training, build
@@ -346,3 +346,23 @@ def test_a_run_that_is_done_is_not_resumed(tmp_path, capsys):
     assert "--steps is 2, of the whole run, and 2 are done" in capsys.readouterr().err
     assert main(["--steps=3", f"--resume={path}"]) == 0
     assert capsys.readouterr().out.count("nats a character") == 3
+
+
+@pytest.mark.parametrize("status, off, failed", [(0, 0.0, 0), (0, 1e-3, 1), (1, 0.0, 1), (None, 0.0, 1)])
+def test_the_demonstration_fails_where_a_run_does(status, off, failed, monkeypatch, capsys):
+    """A run that ends badly, or not at all, or with other losses; and it shows what forgetting the exchange does."""
+    one = one_process(Settings(dtype="float64"), steps=2)
+    report = {"losses": [loss + off for loss in one.losses()], "sent_by_nccl": 7.0, "kept": 6}
+    report["sent"] = {"by formula": 8.0, "as written": 9}
+
+    def launched(options, folder):
+        one.save(folder)
+        return status if "--fsdp" in options else 0, report
+
+    for name, value in {"STEPS": 2, "BASES": {"float64": ["--dtype=float64"]}, "launched": launched}.items():
+        monkeypatch.setattr(distributed_demo, name, value)
+    assert distributed_demo.main() == failed
+    said = capsys.readouterr().out
+    assert ("no end after 300 seconds" if status is None else f"exit status {status}") in said
+    assert "8 by formula, 9 as written" in said and "by NCCL it would send 7; of the weights it keeps 6" in said
+    assert re.search(r"no exchange .*\n +from one process: losses \d\.\de-0[1-3], adapter \d\.\de-0[1-3]", said)

@@ -14,8 +14,8 @@ is still needed where it is used. A base in 4 bits lies in buffers, and FSDP2 sh
 keeps all of the codes, and they stay where they are. (DDP: arXiv 2006.15704; FSDP: arXiv 2304.11277.)
 
 The base is the tiny Llama with random weights, its text Python's own documentation of its topics: what is learnt here
-is only there to be compared. Compare in float64. In float32 the losses agree too, but not every entry of A and B: AdamW
-divides a gradient by its own size, so one that is nothing but rounding moves its weight as far as any other.
+is only there to be compared. Compare in float64. In float32 the losses agree too, but a few entries of A and B do not:
+AdamW divides a gradient by its own size, so one that is little but rounding moves its weight as far as any other.
 """
 
 import functools

@@ -60,14 +60,14 @@ def take_up(training: Training, path: str | Path) -> None:
     if names:
         differ = ", ".join(f"{name} {there.get(name)} (here {here.get(name)})" for name in names)
         raise ValueError(f"{path} is of another run, with {differ}; resume a run as it was begun")
-    own = {name: p for name, p in training.model.named_parameters() if p.requires_grad}
+    own = [(name, p) for name, p in training.model.named_parameters() if p.requires_grad]
     moments = {
-        i: {name: value if name == "step" else part_of(value, parameter) for name, value in parts.items()}
-        for (i, parts), parameter in zip(state["optimizer"].items(), own.values(), strict=True)
+        i: {key: value if key == "step" else part_of(value, own[i][1]) for key, value in parts.items()}
+        for i, parts in state["optimizer"].items()
     }
     training.optimizer.load_state_dict(training.optimizer.state_dict() | {"state": moments})
     with torch.no_grad():
-        for name, parameter in own.items():
+        for name, parameter in own:
             parameter.copy_(part_of(state["adapters"][name], parameter))
     training.data.set_state(state["data"])
     random_of(training).set_rng_state(state["random"][training.place.number])
