@@ -1371,6 +1371,26 @@ ANSWERS += [
 ]
 
 
+# Appendix A5
+
+ANSWERS += [
+    ("A5", "check_megabytes", (60, 9030), "Right"),
+    ("A5", "check_megabytes", ["60", torch.tensor(9030.0)], "Right"),
+    ("A5", "check_megabytes", (30, 9030), "there and back"),
+    ("A5", "check_megabytes", (80, 9030), "DDP: each sends"),
+    ("A5", "check_megabytes", (9060, 9030), "has no gradients"),
+    ("A5", "check_megabytes", (15, 9030), "are 40 MB"),
+    ("A5", "check_megabytes", (7, 9030), "DDP: look at the formula"),
+    ("A5", "check_megabytes", (60, 4530), "gathered twice"),
+    ("A5", "check_megabytes", (60, 12040), "FSDP2: each sends"),
+    ("A5", "check_megabytes", (60, 9000), "reduced and scattered"),
+    ("A5", "check_megabytes", (60, 90), "the frozen weights travel too"),
+    ("A5", "check_megabytes", (60, 9060), "not gathered again"),
+    ("A5", "check_megabytes", (0, 0), "two numbers"),
+    ("A5", "check_megabytes", 60, "two numbers"),
+]
+
+
 # Appendix A1
 
 
