@@ -1,0 +1,74 @@
+"""What chapters print, read by the site: tables, verdicts and captions, on drawn tables and on all committed ones."""
+
+import json
+import re
+
+import nbformat
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_from_scratch.book import stats
+from lora_from_scratch.lab.cache import ROOT
+from web.chapter import all_pages, read
+from web.outputs import Table, Text, Verdict, blocks
+
+PAGES = all_pages(ROOT)
+WORD = st.text("abzα→ é√²%", min_size=1, max_size=8).map(lambda text: " ".join(text.split())).filter(bool)
+NUMBER = st.floats(-1e3, 1e3).map(lambda value: f"{value:.2f}")
+
+
+def printed(stem: str) -> list[str]:
+    """Every text that a committed chapter has printed."""
+    notebook = nbformat.read(ROOT / "notebooks" / f"{stem}.ipynb", as_version=4)
+    code = (cell for cell in notebook.cells if cell.cell_type == "code")
+    return [output.text for cell in code for output in cell.outputs if output.output_type == "stream"]
+
+
+@given(st.lists(st.tuples(WORD, NUMBER, NUMBER), min_size=1, max_size=5), st.tuples(WORD, WORD, WORD))
+def test_a_printed_table_comes_back_as_it_was(rows, header):
+    """What stats.table prints is read as its header and rows, and which columns stand to the right."""
+    rows = [list(row) for row in rows]
+    (found,) = blocks(f"\n{stats.table(header, rows)}\n")
+    assert isinstance(found, Table) and (found.header, found.rows) == (list(header), rows)
+    assert found.right[1:] == [True, True]
+
+
+def test_words_before_and_after_a_table_are_no_part_of_it():
+    table = stats.table(["method", "loss"], [["full", 1.5], ["rank 1", 2.25]])
+    before, found, after = blocks(f"rot13\n{table}\nthe bend is at rank 8\n\n")
+    assert (before, after) == (Text("rot13"), Text("the bend is at rank 8"))
+    assert found.rows == [["full", "1.5"], ["rank 1", "2.25"]]
+
+
+@pytest.mark.parametrize("text", ["a - b\n- - -\nx", "one\n---", "heading\n-----\n\nwords", "a  b\n-  -\n1 2 3 4"])
+def test_what_only_looks_like_a_table_stays_text(text):
+    assert [type(block) for block in blocks(text)] == [Text]
+
+
+def test_a_verdict_is_its_word_its_sentence_and_its_lines():
+    text = "HOLDS: it does: yes\n  measured:  0.1 [0, 0.2]\n  rot13, reproduced: the interval: below 0\nnext"
+    found, rest = blocks(text)
+    assert found == Verdict(
+        "holds", "it does: yes", [("measured", "0.1 [0, 0.2]"), ("rot13, reproduced", "the interval: below 0")]
+    )
+    assert rest == Text("next")
+
+
+@pytest.mark.parametrize("stem", PAGES.values())
+def test_every_committed_table_comes_back_as_it_was(stem):
+    for text in printed(stem):
+        lines = "\n".join(line.rstrip() for line in text.split("\n"))
+        tables = [block for block in blocks(text) if isinstance(block, Table)]
+        assert all(stats.table(table.header, table.rows) in lines for table in tables)
+        assert len(tables) == len(re.findall(r"^-+(?:  -+)+$", lines, re.MULTILINE))
+
+
+@pytest.mark.parametrize("stem", PAGES.values())
+def test_every_row_of_the_results_has_a_box_that_leads_to_it(stem):
+    """Of all rows of a chapter, each is printed once as a verdict, with the verdict that the JSON file holds."""
+    chapter = read(ROOT, stem, PAGES)
+    boxes = [block for text in printed(stem) for block in blocks(text) if isinstance(block, Verdict)]
+    rows = json.loads((ROOT / "figures" / "full" / f"{stem}.json").read_text())["rows"]
+    found = {chapter.address_of(box): box.word for box in boxes}
+    assert found == {f"ledger.html#row-{stem[:2]}-{name}": row["verdict"] for name, row in rows.items()}

@@ -1,0 +1,86 @@
+"""What the site asks of Sphinx beyond its own: formulas as MathML, and mentions of chapters and papers as links."""
+
+from docutils import nodes
+from math_core import LatexError, LatexToMathML
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.errors import SphinxError
+from sphinx.transforms import SphinxTransform
+
+from web.mentions import pieces
+
+MATHML = LatexToMathML(fancy_error=False)
+WORD_FOR_WORD = (  # what stands in one of these is no mention
+    nodes.literal,
+    nodes.literal_block,
+    nodes.reference,
+    nodes.raw,
+    nodes.title,
+    nodes.term,
+    nodes.math,
+    nodes.math_block,
+    addnodes.pending_xref,
+    addnodes.desc_signature,
+)
+
+
+class BadTeX(SphinxError):
+    """A formula that math-core does not know: the build fails."""
+
+    category = "Bad TeX"
+
+
+def mathml(tex: str, display: bool) -> str:
+    """A formula as MathML. Raises BadTeX with the formula."""
+    try:
+        return MATHML.convert_with_local_state(tex, displaystyle=display)
+    except LatexError as error:
+        raise BadTeX(f"{tex!r}: {error}") from None
+
+
+def inline(translator, node: nodes.math) -> None:
+    """A formula in a line."""
+    translator.body.append(mathml(node.astext(), display=False))
+    raise nodes.SkipNode
+
+
+def block(translator, node: nodes.math_block) -> None:
+    """A formula on a line of its own; a wide one is scrolled."""
+    translator.body.append(f'<div class="formula" tabindex="0">{mathml(node.astext(), display=True)}</div>\n')
+    raise nodes.SkipNode
+
+
+class Mentions(SphinxTransform):
+    """Turns mentions in running text into links (mentions.py)."""
+
+    default_priority = 700  # when the text is all there
+
+    def apply(self, **_) -> None:
+        """Change every text that is not word for word."""
+        for text in list(self.document.findall(nodes.Text)):
+            if not any(isinstance(parent, WORD_FOR_WORD) for parent in ancestors(text)):
+                found = list(pieces(str(text), self.config.chapter_pages))
+                if any(target for _, target in found):
+                    text.parent.replace(text, [self.node(words, target) for words, target in found])
+
+    def node(self, words: str, target: str) -> nodes.Node:
+        """A piece of text, plain or as a link."""
+        if not target:
+            return nodes.Text(words)
+        if "://" in target:
+            return nodes.reference("", words, refuri=target)
+        asked = {"refdomain": "std", "reftype": "doc", "reftarget": f"/{target}", "refexplicit": True, "refwarn": True}
+        return addnodes.pending_xref("", nodes.inline("", words), refdoc=self.env.docname, **asked)
+
+
+def ancestors(node: nodes.Node) -> list[nodes.Node]:
+    """The elements that a node stands in."""
+    return [] if node.parent is None else [node.parent, *ancestors(node.parent)]
+
+
+def setup(app: Sphinx) -> dict:
+    """What Sphinx calls."""
+    app.add_config_value("chapter_pages", {}, "env")
+    app.add_html_math_renderer("math_core", inline_renderers=(inline, None), block_renderers=(block, None))
+    app.add_transform(Mentions)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

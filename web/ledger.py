@@ -1,0 +1,162 @@
+"""The ledger as one table that can be sorted and filtered (static/ledger.js): every row of every chapter's results.
+
+A row shows its chapter, kind, sentence, what was measured, what chance gives and the verdict. Source, test, scope and
+what else there is are folded below the sentence. Its words and counts come from figures/LEDGER.md.
+"""
+
+import html
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from web import documents
+from web.chapter import NAME, row_address, row_id
+from web.markup import TONES
+from web.mentions import linked
+
+COLUMNS = ("chapter", "kind", "sentence", "measured", "chance", "verdict")
+SORTED = ("chapter", "kind", "sentence", "verdict")  # what was measured has a unit of its own in each row
+IMAGE = documents.MARKDOWN_IMAGE
+ORDER = ("claim", "finding", "arithmetic", "identity", *TONES)  # of the options of a filter
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the ledger: `name` such as "07.better", the preset it was measured at, and the row as JSON has it."""
+
+    name: str
+    preset: str
+    row: dict
+
+    @property
+    def id(self) -> str:
+        """Its anchor; what a GPU measured stands beside the row of the same name, so it has another."""
+        return row_id(self.name) if self.preset == "full" else row_id(f"{self.name}-{self.preset}")
+
+
+def entries(figures: Path) -> list[Entry]:
+    """All rows of figures/full and, where it is, figures/gpu, in the order of the chapters."""
+    files = [(path, preset) for preset in ("full", "gpu") for path in (figures / preset).glob("*.json")]
+    return [
+        Entry(f"{path.stem[:2]}.{name}", preset, row)
+        for path, preset in sorted(files, key=lambda file: file[0].stem)
+        if NAME.fullmatch(path.stem)
+        for name, row in json.loads(path.read_text("utf-8"))["rows"].items()
+    ]
+
+
+def page(root: Path, pages: Mapping[str, str]) -> str:
+    """The page. Raises ValueError for a verdict that the site has no colour for."""
+    found = entries(root / "figures")
+    for entry in found:
+        if entry.row["verdict"] not in TONES:
+            raise ValueError(f"{entry.name}: the verdict {entry.row['verdict']!r} is none of {', '.join(TONES)}")
+    head, _, _ = (root / "figures" / "LEDGER.md").read_text("utf-8").partition("\n## ")
+    words, picture = IMAGE.sub("", head), IMAGE.search(head)
+    forest = folded_picture(documents.turned(picture[0], root, "figures", pages)) if picture else ""
+    return f"{words}\n\n```````{{raw}} html\n{forest}\n{filters(found)}\n{table(found, pages)}\n```````\n"
+
+
+def folded_picture(picture: str) -> str:
+    """The forest of all intervals: as long as many screens, so it opens on demand."""
+    return f"<details><summary>All intervals in one picture</summary>\n{picture}\n</details>"
+
+
+def filters(found: list[Entry]) -> str:
+    """The controls above the table; without JavaScript they are not shown."""
+    choices = {
+        "kind": {entry.row["kind"] for entry in found},
+        "verdict": {entry.row["verdict"] for entry in found},
+        "model": {model(entry.row) for entry in found},
+    }
+    selects = "\n".join(select(name, options) for name, options in choices.items())
+    return (
+        f'<form class="ledger-filters" hidden>\n{selects}\n'
+        '<label>words <input type="search" name="words"></label>\n'
+        f'<output aria-live="polite">{len(found)} rows</output></form>'
+    )
+
+
+def select(name: str, options: set[str]) -> str:
+    """A drop-down list whose first option is all."""
+    order = sorted(options, key=lambda option: (ORDER.index(option) if option in ORDER else len(ORDER), option))
+    inside = "".join(f'<option value="{html.escape(o)}">{html.escape(o)}</option>' for o in order)
+    return f'<label>{name} <select name="{name}"><option value="">all</option>{inside}</select></label>'
+
+
+def table(found: list[Entry], pages: Mapping[str, str]) -> str:
+    """The table; a head that is a button sorts by its column."""
+    buttons = {name: f'<button type="button">{name}</button>' for name in SORTED}
+    heads = "".join(f'<th scope="col">{buttons.get(name, name)}</th>' for name in COLUMNS)
+    again = {entry.row["asks_again"]: entry for entry in found if entry.row["asks_again"]}
+    rows = "\n".join(line(entry, again.get(entry.name), pages) for entry in found)
+    return f'<table class="ledger"><thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>'
+
+
+def line(entry: Entry, again: Entry | None, pages: Mapping[str, str]) -> str:
+    """A row of the table; `again` is the one that asks the same in another scope."""
+    row, number = entry.row, entry.name[:2]
+    chapter = f'<a href="{pages[number]}.html">{number}</a>' if number in pages else number
+    cells = [
+        chapter,
+        row["kind"],
+        f"{linked(row['says'], pages)}\n{folded(details(entry, again), pages)}",
+        html.escape(row["shown"]),
+        html.escape(chance(row) or "none" * bool(row["no_chance"])),
+        f'<span class="verdict-word verdict-{TONES[row["verdict"]]}">{row["verdict"]}</span>',
+    ]
+    inside = "".join(f'<td class="{name}">{cell}</td>' for name, cell in zip(COLUMNS, cells, strict=True))
+    keys = {"kind": row["kind"], "verdict": row["verdict"], "model": model(row)}
+    data = " ".join(f'data-{name}="{html.escape(value)}"' for name, value in keys.items())
+    return f'<tr id="{entry.id}" {data}>{inside}</tr>'
+
+
+def details(entry: Entry, again: Entry | None) -> dict[str, str]:
+    """What is folded away, by name; what a row does not have is left out."""
+    row = entry.row
+    said = {
+        "measured": row["shown"],
+        "chance": chance(row),
+        "no chance": row["no_chance"],
+        "row": entry.name + f" ({entry.preset})" * (entry.preset != "full"),
+        "published": row["published"],
+        "source": row["source"] + f" (read: {row['read']})" * bool(row["read"]),
+        "test": "; ".join(test(name, part) for name, part in row["parts"].items()),
+        "by its value": "chance passes the same test, so this shows nothing" * bool(row.get("chance_passes")),
+        "scope": ", ".join(f"{name} {value}" for name, value in row["scope"].items()),
+        "seen first on": row["seen_first"],
+        "tested on": row["tested_on"],
+        "asks again": row["asks_again"],
+        "asked again": f"{again.name}: {again.row['verdict']}" if again else "",
+    }
+    return {name: text for name, text in said.items() if text}
+
+
+def folded(said: Mapping[str, str], pages: Mapping[str, str]) -> str:
+    """Names and texts behind a summary; a row that is asked again is a link."""
+    items = []
+    for name, text in said.items():
+        words = linked(text, pages)
+        if name in ("asks again", "asked again"):
+            words = f'<a href="{row_address(text.split(":")[0])}">{words}</a>'
+        narrow = ' class="narrow"' if name in ("measured", "chance") else ""  # a wide page has columns for them
+        items.append(f"<dt{narrow}>{name}</dt><dd{narrow}>{words}</dd>")
+    return f"<details><summary>source, test, scope</summary><dl>{''.join(items)}</dl></details>"
+
+
+def test(name: str, part: Mapping) -> str:
+    """What a part of a row has to show, with the reason for the line."""
+    because = f" ({part['because']})" if part["because"] else ""
+    return f"{name + ': ' if name else ''}{part['criterion']}{because}"
+
+
+def chance(row: Mapping) -> str:
+    """What the null scores, by part; "" where none was drawn."""
+    parts = [(name, part["chance"]["value"]) for name, part in row["parts"].items() if "chance" in part]
+    return "; ".join(f"{name + ': ' if name else ''}{value:.4g}" for name, value in parts)
+
+
+def model(row: Mapping) -> str:
+    """The model of a row's scope; arithmetic and identities have none."""
+    return str(row["scope"].get("model", "none"))
