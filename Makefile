@@ -5,14 +5,17 @@ VENV := .venv
 PY := $(VENV)/bin/python
 BOOK := $(PY) -m lora_from_scratch.book.run
 PIP_INSTALL := $(PY) -m pip install -qq --disable-pip-version-check --constraint constraints.txt
-CODE := $(wildcard lora_from_scratch tests benchmarks notebooks)
+CODE := $(wildcard lora_from_scratch tests benchmarks notebooks web)
+WEB := .venv-web
+WEB_PY := $(WEB)/bin/python
 ONE := $(if $(N),--chapter $(N))
 
 # Threads that spin while they wait cost much time beside any other work.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help model notebooks appendices notebook book prose sync-check test parity bench check distributed lab lint clean
+.PHONY: help model notebooks appendices notebook book prose sync-check test parity bench check distributed lab web \
+  web-test lint clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +60,12 @@ check: $(VENV)/.installed  ## test a LoRA layer of your own, or a saved adapter:
 lab: $(VENV)/.installed  ## open the chapters in JupyterLab
 	@$(PY) -m jupyterlab --notebook-dir=.
 
+web: $(WEB)/.installed  ## the book as a site, into build/web, from what is committed; runs no chapter
+	@$(WEB_PY) -m web.build
+
+web-test: $(WEB)/.installed-test web  ## the site's tests; those in a browser need a Chromium (CHROMIUM=path)
+	@$(WEB_PY) -m pytest -q -rs web/tests
+
 lint: $(VENV)/.installed  ## ruff: rules and format
 	@$(PY) -m ruff check $(CODE)
 	@$(PY) -m ruff format --check $(CODE)
@@ -77,6 +86,20 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.installed-parity: $(VENV)/.installed
 	@echo "Adding the reference libraries, transformers, PEFT and bitsandbytes, once. This takes a minute."
 	@$(PIP_INSTALL) --editable ".[dev,parity]"
+	@touch $@
+
+# The site has an environment of its own, without torch.
+$(WEB)/.installed: web/requirements.txt
+	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) here. Name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed, and $(PYTHON) is older: make PYTHON=python3.13" >&2; exit 1; }
+	@echo "Setting up $(WEB), once: Sphinx and a theme. This takes half a minute."
+	@$(WEB_PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(WEB)
+	@$(WEB_PY) -m pip install -qq --disable-pip-version-check --requirement web/requirements.txt
+	@touch $@
+
+$(WEB)/.installed-test: $(WEB)/.installed web/requirements-test.txt
+	@$(WEB_PY) -m pip install -qq --disable-pip-version-check --requirement web/requirements-test.txt
 	@touch $@
 
 # Where the model cannot be had, the chapters that need it are named as not run, and the others run.

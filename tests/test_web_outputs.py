@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -9,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_from_scratch.book import stats
-from lora_from_scratch.lab.cache import ROOT
 from web.chapter import all_pages, read
 from web.outputs import Table, Text, Verdict, blocks
 
+ROOT = Path(__file__).resolve().parents[1]
 PAGES = all_pages(ROOT)
 WORD = st.text("abzα→ é√²%", min_size=1, max_size=8).map(lambda text: " ".join(text.split())).filter(bool)
 NUMBER = st.floats(-1e3, 1e3).map(lambda value: f"{value:.2f}")
@@ -38,7 +39,14 @@ def test_words_before_and_after_a_table_are_no_part_of_it():
     table = stats.table(["method", "loss"], [["full", 1.5], ["rank 1", 2.25]])
     before, found, after = blocks(f"rot13\n{table}\nthe bend is at rank 8\n\n")
     assert (before, after) == (Text("rot13"), Text("the bend is at rank 8"))
-    assert found.rows == [["full", "1.5"], ["rank 1", "2.25"]]
+    assert found.rows == [["full", "1.5"], ["rank 1", "2.25"]] and found.right == [False, True]
+
+
+@pytest.mark.parametrize("line", [" no    1.00", "full  1.00 and more", "nothing fits here", "full   1.0 "])
+def test_a_line_that_does_not_keep_to_the_columns_ends_the_table(line):
+    """A cell in the middle of its column, a line that is too long, words between the columns."""
+    found, rest = blocks(f"name   loss\n----  -----\nfull   1.50\n{line}")
+    assert isinstance(found, Table) and found.rows == [["full", "1.50"]] and rest.text == line.rstrip()
 
 
 @pytest.mark.parametrize("text", ["a - b\n- - -\nx", "one\n---", "heading\n-----\n\nwords", "a  b\n-  -\n1 2 3 4"])

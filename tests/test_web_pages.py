@@ -3,10 +3,11 @@
 import ast
 import json
 import re
+from pathlib import Path
 
 import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell
 
-from lora_from_scratch.lab.cache import ROOT
 from web import check, documents, ledger, notebook, predictions, reference
 from web.chapter import all_pages, read
 from web.docstrings import as_markdown
@@ -14,6 +15,7 @@ from web.head import duration
 from web.mentions import linked, pieces
 from web.tests import small_book
 
+ROOT = Path(__file__).resolve().parents[1]
 PAGES = all_pages(ROOT)
 CHAPTERS = {"07": "07_rslora", "10": "10_intruder", "11": "11_forgetting", "A1": "A1_nf4"}
 
@@ -106,6 +108,26 @@ def test_a_prediction_s_name_hangs_on_the_words_of_its_question_alone():
     assert one == other != predictions.question("Predict: a c?", "07")
 
 
+@pytest.mark.parametrize("waits, at", [(True, 5), (False, 2)])
+def test_a_prediction_is_answered_by_the_next_verdict_or_the_next_output(waits, at):
+    assert predictions.answered_at(1, waits, printing=[0, 2, 5], judging=[0, 5]) == at
+    assert predictions.answered_at(1, waits, printing=[0, 2, 5], judging=[0]) == 2
+    assert predictions.answered_at(5, waits, printing=[0, 2, 5], judging=[0, 5]) is None
+
+
+def test_a_prediction_that_nothing_answers_gets_no_field(tmp_path):
+    """That an exercise is not done yet is no answer."""
+    root = small_book.make(tmp_path / "book")
+    small_book.write(
+        root, "14_new", [new_markdown_cell("Predict: how many?"), exercise := new_code_cell("check()")], {}, {}
+    )
+    assert "data-prediction" not in notebook.page(read(root, "14_new", {}))
+    for text, found in (("Not yet: write your answer.\n", 0), ("7\n", 2)):
+        exercise.outputs = [small_book.stream(text)]
+        small_book.write(root, "14_new", [new_markdown_cell("Predict: how many?"), exercise], {}, {})
+        assert notebook.page(read(root, "14_new", {})).count("data-prediction") == found
+
+
 def test_a_block_of_code_is_one_paragraph_blank_lines_and_all():
     text = "one\n\n```python\na\n\nb\n```\n\ntwo"
     assert predictions.paragraphs(text) == ["one", "```python\na\n\nb\n```", "two"]
@@ -181,7 +203,9 @@ def test_a_docstring_keeps_its_words_its_equations_and_its_arguments():
     )
 
 
-@pytest.mark.parametrize("seconds, words", [(7.1, "7 seconds"), (3376, "56 minutes"), (6434, "1 h 47 min")])
+@pytest.mark.parametrize(
+    "seconds, words", [(7.1, "7 seconds"), (3376, "56 minutes"), (6434, "1 h 47 min"), (3585, "1 h 0 min")]
+)
 def test_a_duration_in_words(seconds, words):
     assert duration(seconds) == words
 

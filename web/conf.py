@@ -20,6 +20,7 @@ nitpicky = False  # annotations name classes of other libraries
 html_theme = "furo"
 html_title = project
 html_static_path = ["_static"]
+html_favicon = "_static/favicon.svg"  # B and A
 html_css_files = ["book.css"]
 html_js_files = ["copy.js", "predictions.js", "ledger.js"]
 html_copy_source = False

@@ -73,6 +73,12 @@ class Mentions(SphinxTransform):
         return addnodes.pending_xref("", nodes.inline("", words), refdoc=self.env.docname, **asked)
 
 
+def with_levels(app: Sphinx, page: str, template: str, context: dict, document: nodes.document | None) -> None:
+    """Give the captions of the sidebar the level that a heading must have; Sphinx names it a heading without."""
+    tree = context.get("furo_navigation_tree", "")
+    context["furo_navigation_tree"] = tree.replace('role="heading">', 'role="heading" aria-level="2">')
+
+
 def ancestors(node: nodes.Node) -> list[nodes.Node]:
     """The elements that a node stands in."""
     return [] if node.parent is None else [node.parent, *ancestors(node.parent)]
@@ -83,4 +89,5 @@ def setup(app: Sphinx) -> dict:
     app.add_config_value("chapter_pages", {}, "env")
     app.add_html_math_renderer("math_core", inline_renderers=(inline, None), block_renderers=(block, None))
     app.add_transform(Mentions)
+    app.connect("html-page-context", with_levels, priority=900)  # after the theme has made the sidebar
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -91,8 +91,7 @@ def _fits(line: str, columns: list[tuple[int, int]]) -> bool:
     """Whether a line keeps to the columns: nothing between them, nothing after, each cell at one edge of its column."""
     line = line.rstrip()
     gaps = [line[end:start] for (_, end), (start, _) in zip(columns, columns[1:], strict=False)]
-    cells = [line[a:b] for a, b in columns]
-    edges = all(not c.strip() or c[0] != " " or len(c) == b - a for c, (a, b) in zip(cells, columns, strict=True))
+    edges = all(line[a : a + 1] != " " or _stands_right(line, a, b) for a, b in columns)
     return len(line) <= columns[-1][1] and not "".join(gaps).strip() and edges
 
 

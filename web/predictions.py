@@ -52,7 +52,7 @@ def field(found: Question) -> str:
         f'<div class="prediction" data-prediction="{found.name}" hidden>'
         f'<label for="{found.name}">Your prediction</label>'
         f'<textarea id="{found.name}" rows="2"></textarea>'
-        "<small>It stays in this browser, and comes back beside what was measured.</small></div>"
+        '<span class="hint">It stays in this browser, and comes back beside what was measured.</span></div>'
     )
 
 
