@@ -7,7 +7,9 @@ cannot tell on a shared machine.
 import os
 import platform
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every model here is built from a configuration
@@ -15,7 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every model here is built from a
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from benchmarks import quantization, spectral, steps  # noqa: E402
+from benchmarks import quantization, serving, spectral, steps  # noqa: E402
 from benchmarks.timing import Row, fastest_of_each  # noqa: E402
 
 
@@ -35,7 +37,7 @@ def measure() -> list[Row]:
     kept = (steps.saved_bytes(layer[name]()) for name in ("ours", "PEFT"))
     rows.append(Row("LoRA layer, kept for backward: PEFT", *kept, 1.0, "bytes"))
     rows.append(timed("tiny Llama, full step: transformers", *steps.llama_steps(), 1.05))
-    return rows + measure_dora() + measure_quantization() + measure_spectra()
+    return rows + measure_dora() + measure_quantization() + measure_spectra() + measure_serving()
 
 
 def measure_dora() -> list[Row]:
@@ -69,6 +71,40 @@ def measure_quantization() -> list[Row]:
         timed("QLoRA step, layer inside a network: bitsandbytes under PEFT", *both, 1.15),
         Row("QLoRA layer, kept for backward: LoRA", *kept, 1.0, "bytes"),
     ]
+    return rows + measure_decoding(ours)
+
+
+def measure_decoding(qlora: nn.Module) -> list[Row]:
+    """A QLoRA step beside a LoRA step over the plain base, and what makes the difference.
+
+    The same products are done in both. QLoRA also decodes the weight, once in forward, and once more in backward
+    because it did not keep what it had decoded.
+    """
+    step, plain = steps.layer_step(qlora), steps.layer_step(steps.ours_layer())
+    base = qlora.base
+
+    def decode_twice() -> None:
+        base.weight, base.weight  # noqa: B018
+
+    return [
+        timed("QLoRA step, layer inside a network: LoRA over the plain base", step, plain, 1.35),
+        timed("of it, decoding in forward and again in backward: the same LoRA", decode_twice, plain, 0.35),
+    ]
+
+
+def measure_serving() -> list[Row]:
+    """The rows of many adapters in one batch, and of adapters on disk; `python -m benchmarks.serving` has the map.
+
+    With one adapter the base alone takes about 0.65 of PEFT's time, so the bank cannot be below that.
+    """
+    model, rows = serving.tiny(), []
+    for tokens, adapters, bound in ((32, 1, 0.9), (32, 8, 0.8), (32, 32, 0.65), (1, 8, 0.4)):
+        ways = serving.batch_steps(model, adapters, serving.RANK, tokens)
+        what = f"bank, {serving.ROWS} rows × {tokens} tokens, {adapters} adapters: PEFT's adapter_names"
+        rows.append(timed(what, ways["bank"], ways["PEFT"], bound, repetitions=15))
+    with tempfile.TemporaryDirectory() as folder:
+        for what, sides in (("save", serving.save_steps), ("load", serving.load_steps)):
+            rows.append(timed(f"{what} adapters, tiny Llama: PEFT", *sides(model, Path(folder)), 1.0, repetitions=20))
     return rows
 
 

@@ -1,17 +1,10 @@
 """Many adapters over one frozen base: in one forward pass, each row of a batch goes through an adapter of its own.
 
-    y_i = W0 x_i + s_a B_a A_a x_i        a: the adapter of row i; a row without one gets W0 x_i alone
-
-The base is the costly part, and it is the same for all rows, so it runs once for the whole batch. All adapters of a
-layer lie in two tensors, so the rows' own parts are two batched products, however many adapters there are. An adapter
-of a smaller rank is filled up with zeros, which add nothing. (The idea is that of Punica, arXiv 2310.18547, and S-LoRA,
-arXiv 2311.03285; their kernels also spare the copies that `A[slots]` makes.)
-
     bank = AdapterBank(model, capacity=8)
     bank.load("french", "adapters/french")
     bank(ids, adapters=["french", None, "french"])
 
-Shapes: n rows that have an adapter, T positions of a row, R the largest rank, S slots.
+The bank knows which adapter lies in which slot. What its layers compute with them is in bank_linear.py.
 """
 
 import copy
@@ -23,59 +16,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lora_from_scratch.bank_linear import BankLinear, Chosen
 from lora_from_scratch.dora import DoRALinear
 from lora_from_scratch.inject import is_adapter
-from lora_from_scratch.lora import check_linear, weight_like
 from lora_from_scratch.peft_format import load_adapter
 from lora_from_scratch.targets import find_targets, replace_modules, unwrapped
-
-
-class BankLinear(nn.Module):
-    """`base` and the adapters of many, (rows, ..., d_in) -> (rows, ..., d_out).
-
-    `chosen` is (rows, slots): which rows of the batch have an adapter, None for all of them, and in which slot each one
-    lies. Where no row has one, `chosen` is None.
-    """
-
-    def __init__(self, base: nn.Module, slots: int) -> None:
-        super().__init__()
-        check_linear(base)
-        like = weight_like(base)
-        options = {"device": like.device, "dtype": torch.promote_types(like.dtype, torch.float32)}
-        self.base, self.in_features, self.out_features = base, base.in_features, base.out_features
-        self.register_buffer("A", torch.zeros(slots, 0, self.in_features, **options), persistent=False)  # (S, R, d_in)
-        self.register_buffer("B", torch.zeros(slots, self.out_features, 0, **options), persistent=False)  # s · B
-        self.chosen: tuple[Tensor | None, Tensor] | None = None
-
-    def put(self, slot: int, A: Tensor, B: Tensor) -> None:
-        """Keep A (r, d_in) and B (d_out, r), the scaling in B, in a slot. For a larger r all slots are made larger."""
-        rank = len(A)
-        if (more := rank - self.A.shape[1]) > 0:
-            self.A = torch.cat([self.A, self.A.new_zeros(len(self.A), more, self.in_features)], dim=1)
-            self.B = torch.cat([self.B, self.B.new_zeros(len(self.B), self.out_features, more)], dim=2)
-        self.clear(slot)
-        self.A[slot, :rank], self.B[slot, :, :rank] = A, B
-
-    def clear(self, slot: int) -> None:
-        """Make the adapter in a slot one that adds nothing."""
-        self.A[slot], self.B[slot] = 0, 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.base(x)  # (rows, ..., d_out)
-        if self.chosen is None or self.A.shape[1] == 0:
-            return y
-        rows, slots = self.chosen
-        own = x if rows is None else x[rows]
-        own = own.flatten(1, -2) if x.dim() > 2 else own[:, None]  # (n, T, d_in)
-        A, B = self.A[slots], self.B[slots]  # (n, R, d_in), (n, d_out, R)
-        z = torch.bmm(own.to(A.dtype), A.mT)  # (n, T, R)
-        if rows is None and y.dtype == B.dtype and y.is_contiguous():
-            y.view(len(y), -1, self.out_features).baddbmm_(z, B.mT)  # into the base's own output
-            return y
-        update = torch.bmm(z, B.mT)  # (n, T, d_out)
-        rows = slice(None) if rows is None else rows
-        y[rows] = (y[rows].to(B.dtype) + update.view(y[rows].shape)).to(y.dtype)
-        return y
 
 
 class AdapterBank(nn.Module):
@@ -156,10 +101,7 @@ class AdapterBank(nn.Module):
         for name in dict.fromkeys(name for name in adapters if name is not None):
             self._check_known(name)
             self.slots.move_to_end(name)
-        rows = [i for i, name in enumerate(adapters) if name is not None]
-        slots = torch.tensor([self.slots[adapters[i]] for i in rows], device=batch.device)
-        every = None if len(rows) == len(adapters) else torch.tensor(rows, device=batch.device)
-        chosen = (every, slots) if rows else None
+        chosen = Chosen.of([None if name is None else self.slots[name] for name in adapters], batch.device)
         try:
             for layer in self.layers.values():
                 layer.chosen = chosen

@@ -10,6 +10,7 @@ from torch import nn
 
 from lora_from_scratch import AdapterConfig, add_adapters, quantize_model
 from lora_from_scratch.bank import AdapterBank
+from lora_from_scratch.bank_linear import Chosen
 from lora_from_scratch.lab.llama import LlamaConfig, TinyLlama
 from lora_from_scratch.peft_format import save_adapter
 
@@ -72,15 +73,34 @@ def test_each_row_has_its_own_adapter_and_the_others_are_the_base_s_to_the_bit(f
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_in_other_number_formats_too(folders, dtype, tmp_path):
-    """What the adapted layers give in that format, whether all rows have an adapter or some."""
-    save_adapter(adapted("a", dtype), tmp_path / "a")
+    """What the adapted layers give in that format, whether all rows have an adapter or some, one or several."""
     bank, model, ids = AdapterBank(base(dtype)), adapted("a", dtype), torch.arange(21).view(3, 7)
-    bank.load("a", tmp_path / "a")
+    for name in "ab":
+        save_adapter(adapted(name, dtype), tmp_path / name)
+        bank.load(name, tmp_path / name)
     tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.1}
-    for adapters in (["a"] * 3, ["a", None, "a"]):
+    for adapters in (["a"] * 3, ["a", None, "a"], ["a", "b", "b"], ["a", None, "b"]):
         logits = bank(ids, adapters=adapters)
         assert logits.dtype == dtype
         torch.testing.assert_close(logits[0], model(ids)[0], **tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("adapters", "grouped"),
+    [(list("abababbaabab"), True), (["c", None, *"ddccddccd", None], True), (list("bbbbbbbbbacd"), False)],
+)
+def test_short_rows_are_put_side_by_side_where_that_copies_less(folders, adapters, grouped, dtype):
+    """Rows of one token: of two adapters they are grouped, and not where one of four adapters has nearly all rows."""
+    bank, ids = filled(folders, model=base(dtype)), torch.arange(12)[:, None]
+    chosen = Chosen.of([bank.slots.get(name) for name in adapters], ids.device)
+    assert chosen.grouped(5, 1) == grouped and not chosen.grouped(5, 7)
+    logits, plain = bank(ids, adapters=adapters), base(dtype)(ids)
+    tolerance = {"rtol": 1e-10, "atol": 1e-10} if dtype == torch.float64 else {"rtol": 0.05, "atol": 0.15}
+    for row, name in enumerate(adapters):
+        alone = None if name is None else bank(ids[row : row + 1], adapters=[name])[0]
+        torch.testing.assert_close(logits[row], plain[row] if name is None else alone, **tolerance)
+        assert name is not None or torch.equal(logits[row], plain[row])
 
 
 def test_over_a_base_in_4_bits(folders):

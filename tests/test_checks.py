@@ -1444,6 +1444,80 @@ ANSWERS += [
 ]
 
 
+# Chapter 19
+
+
+def scattered(answers, order):
+    out = torch.empty_like(answers)
+    out[order] = answers
+    return out
+
+
+def in_a_list(answers, order):
+    out = [None] * len(order)
+    for row, answer in zip(order.tolist(), answers, strict=True):
+        out[row] = answer
+    return torch.stack(out)
+
+
+def swap(rule: Callable) -> Callable:
+    return lambda d_out, d_in, old, new: rule(d_out * d_in, d_out + d_in, old, new)
+
+
+ANSWERS += [
+    ("19", "check_rows", lambda a, o: a[o.argsort()], "Right"),
+    ("19", "check_rows", scattered, "Right"),
+    ("19", "check_rows", in_a_list, "Right"),
+    ("19", "check_rows", lambda a, o: a.numpy()[np.argsort(o.numpy())], "Right"),
+    ("19", "check_rows", lambda a, o: torch.stack([a[(o == i).nonzero().item()] for i in range(len(o))]), "Right"),
+    ("19", "check_rows", lambda a, o: a[o], "a second time"),
+    ("19", "check_rows", lambda a, o: a, "as they were"),
+    ("19", "check_rows", lambda a, o: a.flip(0), "backwards"),
+    ("19", "check_rows", lambda a, o: a[o.argsort()][o.argsort()], "twice"),
+    ("19", "check_rows", lambda a, o: a[o.sort().values.flip(0)].roll(1, 0), "out[order[j]] = answers[j]"),
+    ("19", "check_rows", lambda a, o: o.argsort(), "a tensor of shape (5, 2, 3)"),
+    ("19", "check_rows", lambda a, o: "sorted", "yours is str"),
+    ("19", "check_rows", lambda a, o: None, "write your answer"),
+    ("19", "check_rows", raises, "answers[j] belongs to row order[j]"),
+    ("19", "check_tokens", swap(lambda area, sides, old, new: (old + new) * area / (new * sides)), "Right"),
+    ("19", "check_tokens", swap(lambda area, sides, old, new: (1 + old / new) * area / sides), "Right"),
+    ("19", "check_tokens", swap(lambda area, sides, old, new: -(-(old + new) * area // (new * sides))), "Right"),
+    (
+        "19",
+        "check_tokens",
+        swap(lambda area, sides, old, new: torch.tensor((old + new) * area / (new * sides), dtype=torch.float64)),
+        "Right",
+    ),
+    ("19", "check_tokens", swap(lambda area, sides, old, new: area / sides), "subtracted too"),
+    ("19", "check_tokens", swap(lambda area, sides, old, new: 2 * area / sides), "two ranks"),
+    ("19", "check_tokens", swap(lambda area, sides, old, new: old * area / (new * sides)), "subtraction alone"),
+    ("19", "check_tokens", swap(lambda area, sides, old, new: (old + new) * area / (old * sides)), "*new* adapter's"),
+    ("19", "check_tokens", swap(lambda area, sides, old, new: (old + new) * area), "divide by what the path"),
+    ("19", "check_tokens", swap(lambda area, sides, old, new: new * sides / ((old + new) * area)), "upside down"),
+    ("19", "check_tokens", swap(lambda area, sides, old, new: (old + new) / new), "d_out + d_in, not their product"),
+    ("19", "check_tokens", swap(lambda area, sides, old, new: (old + new) * area / sides), "divide by its rank, new"),
+    ("19", "check_tokens", swap(lambda area, sides, old, new: 7), "a merge takes"),
+    ("19", "check_tokens", swap(lambda area, sides, old, new: "many"), "one number"),
+    ("19", "check_tokens", lambda *sizes: None, "write your answer"),
+    ("19", "check_tokens", raises, "over what the path takes a token"),
+    ("19", "check_times", 32 * 64 / (31 * 8 + 64), "Right"),
+    ("19", "check_times", 6.56, "Right"),
+    ("19", "check_times", "6.6", "Right"),
+    ("19", "check_times", np.float32(6.5641), "Right"),
+    ("19", "check_times", torch.tensor(6.5641), "Right"),
+    ("19", "check_times", 8, "as if every adapter had rank 8"),
+    ("19", "check_times", 0.152, "upside down"),
+    ("19", "check_times", 6.4, "31 adapters have rank 8"),
+    ("19", "check_times", 6.36, "32 slots"),
+    ("19", "check_times", 2048, "divide by what"),
+    ("19", "check_times", 312, "what do the slots take"),
+    ("19", "check_times", 1, "zeros take memory"),
+    ("19", "check_times", 3, "the sum of their own"),
+    ("19", "check_times", "many", "one number"),
+    ("19", "check_times", None, "write your answer"),
+]
+
+
 def label(value: object) -> str:
     return value if isinstance(value, str) else ""
 

@@ -41,6 +41,7 @@ USES = {  # one line that a student would write next
     "analysis/directions.py": "assert magnitude_and_direction(torch.eye(3), 2 * torch.eye(3)) == (1, 0)",
     "analysis/mitigation.py": "assert scale_directions(2 * torch.eye(3), [0, 1, 2], 0.5).equal(torch.eye(3))",
     "arithmetic.py": "assert concatenate([(torch.ones(1, 3), torch.ones(2, 1), 2.0)])[1].equal(2 * torch.ones(2, 1))",
+    "analysis/serving.py": "assert tokens_to_repay([(4, 4)]) == 2",
     "lab/llama.py": "assert TinyLlama()(torch.zeros(1, 3, dtype=torch.long)).shape == (1, 3, 128)",
 }
 
