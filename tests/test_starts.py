@@ -357,6 +357,7 @@ def test_one_round_is_what_chapter_5_s_start_gives():
 
     errors = loftq(starts[1], linear.weight, 1, quantize)
     assert torch.equal(starts[0].base.weight, starts[1].base.weight)
+    assert not any(p.requires_grad for p in starts[1].base.parameters()), "a base is frozen, whoever made it"
     assert_close(starts[1].delta_weight(), starts[0].delta_weight(), "the update", tolerance=1e-5)
     assert errors[0] < 0.9 * before
 
