@@ -59,8 +59,10 @@ def test_ties_and_dare_are_those_of_arithmetic():
     found = merging.by_ties(FIRST, SECOND, 2.0)
     largest = {i for d in (ONE, OTHER) for i in d.abs().flatten().topk(7).indices.tolist()}  # a fifth of 35
     assert set(found.flatten().nonzero().flatten().tolist()) <= largest and found.any()
-    thin = merging.by_dare(FIRST, SECOND, 0.5)
-    assert close(thin, merging.by_dare(FIRST, SECOND, 0.5)) and 0 < (thin != 0).sum() < 15
+    way = merging.by_dare(0)
+    thin = way(FIRST, SECOND, 0.5)
+    assert close(thin, merging.by_dare(0)(FIRST, SECOND, 0.5)) and 0 < (thin != 0).sum() < 15
+    assert not torch.equal(way(FIRST, SECOND, 0.5), thin), "the next layer has a draw of its own"
     where = thin != 0
     either = torch.stack([5 * ONE, 5 * OTHER, 5 * (ONE + OTHER)])
     assert ((thin - either).abs().min(dim=0).values[where] < 1e-9).all()
@@ -93,8 +95,10 @@ def test_taking_away_what_was_added_gives_the_base_and_a_twin_does_not(base):
     one = trained(base, 1)
     back = merging.taken_away(merging.with_one(base, one), one, 1.0, twin=False, seed=0)
     other = merging.taken_away(merging.with_one(base, one), one, 1.0, twin=True, seed=0)
+    half = merging.taken_away(merging.with_one(base, one, 0.5), one, 0.5, twin=False, seed=0)
     name, layer = next(iter(find_targets(base, "all-linear").items()))
     assert torch.allclose(back.get_submodule(name).weight, layer.weight, atol=1e-6)
+    assert torch.allclose(half.get_submodule(name).weight, layer.weight, atol=1e-6)
     assert not torch.allclose(other.get_submodule(name).weight, layer.weight, atol=1e-3)
 
 

@@ -47,10 +47,10 @@ def by_ties(first: Adapter, second: Adapter, w: float) -> Tensor:
     return w * ties([delta(first), delta(second)], keep=0.2)
 
 
-def by_dare(first: Adapter, second: Adapter, w: float) -> Tensor:
-    """DARE: a random tenth of either, ten times as large, and the sum of that."""
-    draw = torch.Generator().manual_seed(0)
-    return w * (dare(delta(first), 0.9, draw) + dare(delta(second), 0.9, draw))
+def by_dare(seed: int) -> Way:
+    """DARE: a random tenth of either, ten times as large, and the sum of that. Every call draws anew."""
+    draw = torch.Generator().manual_seed(seed)
+    return lambda first, second, w: w * (dare(delta(first), 0.9, draw) + dare(delta(second), 0.9, draw))
 
 
 def factors_added(first: Adapter, second: Adapter, w: float) -> Tensor:
@@ -84,9 +84,9 @@ def thinned_out(base: nn.Module, trained: Trained, p: float, scaled: bool, seed:
     return changed(base, {n: d if scaled else (1 - p) * d for n, d in rest.items()})
 
 
-def with_one(base: nn.Module, trained: Trained) -> nn.Module:
-    """A copy of `base` with the update of one adapter."""
-    return changed(base, {n: delta(adapter) for n, adapter in trained.items()})
+def with_one(base: nn.Module, trained: Trained, w: float = 1.0) -> nn.Module:
+    """A copy of `base` with w times the update of one adapter."""
+    return changed(base, {n: w * delta(adapter) for n, adapter in trained.items()})
 
 
 def cosine(first: Trained, second: Trained) -> float:
