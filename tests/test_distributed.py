@@ -168,6 +168,16 @@ def test_a_killed_process_ends_the_run_with_words_and_what_was_kept_can_be_resum
     assert "step 8:" in resumed.stdout
 
 
+def test_the_report_is_what_was_counted(launches):
+    """FSDP2 on two processes, from the command line."""
+    report = json.loads((launches["root"] / "report.json").read_text())
+    formula = traffic.handed(build(EXACT), True, 2)
+    assert report["handed"] == {"formula": formula, "counted": formula}
+    assert report["sent"]["by formula"] == report["sent"]["as handed over"] == traffic.sent(formula, 2, gloo=True)
+    assert report["sent_by_nccl"] == traffic.sent(formula, 2, gloo=False) < report["sent"]["by formula"]
+    assert report["kept"] == sum(p.nbytes for p in build(EXACT).parameters()) // 2
+
+
 def test_a_process_that_hangs_ends_the_run_when_its_time_is_up(launches):
     assert launches["asleep"].returncode != 0
     assert re.search(r"Timed out waiting 4000ms(.*\n)*process . of 2 stops", launches["asleep"].stderr)
@@ -244,6 +254,25 @@ def test_what_cannot_be_done_is_said_in_words(asked, words, capsys):
     said = capsys.readouterr()
     assert said.out == "" and said.err.count("\n") == 1
     assert re.search(words, said.err)
+
+
+def test_an_error_that_nobody_foresaw_is_shown_and_ends_with_1(monkeypatch, capsys):
+    def breaks(self):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Training, "step", breaks)
+    assert main([]) == 1
+    assert re.search(r"Traceback(.*\n)*RuntimeError: out of memory\nprocess 0 of 1 stops", capsys.readouterr().err)
+
+
+def test_processes_have_the_same_weights_and_batches_but_drop_other_entries():
+    models, drawn = [], []
+    for number in (0, 1):
+        training = Training(DROPPING, place=Place(number=number, count=2))
+        models.append({name: p.detach() for name, p in training.model.named_parameters()})
+        drawn.append((torch.rand(5), torch.rand(5, generator=training.data)))
+    assert distance(*models) == 0
+    assert torch.equal(drawn[0][1], drawn[1][1]) and not torch.equal(drawn[0][0], drawn[1][0])
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused():
