@@ -213,7 +213,7 @@ def test_a_duration_in_words(seconds, words):
 def test_what_is_wrong_with_a_page_is_named(tmp_path):
     (tmp_path / "a.html").write_text(
         '<i id="x"></i><i id="x"></i><a href="#y">y</a><a href="b.html#z">z</a><a href="none.html">n</a>'
-        '<img src="p.png"><link rel="stylesheet" href="https://example.org/a.css"><link rel="next" href="b.html">'
+        '<img src="p.png"><link rel="stylesheet" href="https://example.org/a.css"><link rel="canonical" href="https://example.org/a">'
         "<style>b {background: url(//example.org/i)}</style><script>'url(http://example.org/no-style)'</script>"
         '<a href="b.html#here">h</a><a href="https://example.org/">out</a>'
     )

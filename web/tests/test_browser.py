@@ -39,7 +39,7 @@ def inside(url: str) -> bool:
 
 def overflow(page) -> int:
     """By how many pixels a page is wider than its window, or what it holds wider than its column."""
-    boxes = "[document.documentElement, ...document.querySelectorAll('.main, .content, article')]"
+    boxes = "[document.documentElement, ...document.querySelectorAll('.main, .content')]"
     return page.evaluate(f"Math.max(...{boxes}.map(box => box.scrollWidth - box.clientWidth))")
 
 
