@@ -6,6 +6,7 @@ what else there is are folded below the sentence. Its words and counts come from
 
 import html
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from web.mentions import linked
 
 COLUMNS = ("chapter", "kind", "sentence", "measured", "chance", "verdict")
 SORTED = ("chapter", "kind", "sentence", "verdict")  # what was measured has a unit of its own in each row
+ROW = re.compile(r"(?:\d\d|A\d)\.\w+")  # as "07.better"
 IMAGE = documents.MARKDOWN_IMAGE
 ORDER = ("claim", "finding", "arithmetic", "identity", *TONES)  # of the options of a filter
 
@@ -89,13 +91,12 @@ def table(found: list[Entry], pages: Mapping[str, str]) -> str:
     """The table; a head that is a button sorts by its column."""
     buttons = {name: f'<button type="button">{name}</button>' for name in SORTED}
     heads = "".join(f'<th scope="col">{buttons.get(name, name)}</th>' for name in COLUMNS)
-    again = {entry.row["asks_again"]: entry for entry in found if entry.row["asks_again"]}
-    rows = "\n".join(line(entry, again.get(entry.name), pages) for entry in found)
+    rows = "\n".join(line(entry, [e for e in found if e.row["asks_again"] == entry.name], pages) for entry in found)
     return f'<table class="ledger"><thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>'
 
 
-def line(entry: Entry, again: Entry | None, pages: Mapping[str, str]) -> str:
-    """A row of the table; `again` is the one that asks the same in another scope."""
+def line(entry: Entry, again: list[Entry], pages: Mapping[str, str]) -> str:
+    """A row of the table; `again` are those that ask the same in another scope."""
     row, number = entry.row, entry.name[:2]
     chapter = f'<a href="{pages[number]}.html">{number}</a>' if number in pages else number
     cells = [
@@ -112,7 +113,7 @@ def line(entry: Entry, again: Entry | None, pages: Mapping[str, str]) -> str:
     return f'<tr id="{entry.id}" {data}>{inside}</tr>'
 
 
-def details(entry: Entry, again: Entry | None) -> dict[str, str]:
+def details(entry: Entry, again: list[Entry]) -> dict[str, str]:
     """What is folded away, by name; what a row does not have is left out."""
     row = entry.row
     said = {
@@ -128,18 +129,18 @@ def details(entry: Entry, again: Entry | None) -> dict[str, str]:
         "seen first on": row["seen_first"],
         "tested on": row["tested_on"],
         "asks again": row["asks_again"],
-        "asked again": f"{again.name}: {again.row['verdict']}" if again else "",
+        "asked again": "; ".join(f"{e.name}: {e.row['verdict']}" for e in again),
     }
     return {name: text for name, text in said.items() if text}
 
 
 def folded(said: Mapping[str, str], pages: Mapping[str, str]) -> str:
-    """Names and texts behind a summary; a row that is asked again is a link."""
+    """Names and texts behind a summary; a row that asks the same again is a link."""
     items = []
     for name, text in said.items():
         words = linked(text, pages)
         if name in ("asks again", "asked again"):
-            words = f'<a href="{row_address(text.split(":")[0])}">{words}</a>'
+            words = ROW.sub(lambda row: f'<a href="{row_address(row[0])}">{row[0]}</a>', text)
         narrow = ' class="narrow"' if name in ("measured", "chance") else ""  # a wide page has columns for them
         items.append(f"<dt{narrow}>{name}</dt><dd{narrow}>{words}</dd>")
     return f"<details><summary>source, test, scope</summary><dl>{''.join(items)}</dl></details>"

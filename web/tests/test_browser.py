@@ -1,8 +1,5 @@
 """The site in a real browser: every page from file://, narrow and wide, light and dark; search from a server too."""
 
-import functools
-import http.server
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -47,20 +44,6 @@ def faults(page) -> list[str]:
     """What axe-core finds: contrast, names of controls, headings, alt texts."""
     found = Axe().run(page, options=RULES).response["violations"]
     return [f"{v['id']}: {v['nodes'][0]['html'][:150]} ({len(v['nodes'])} times)" for v in found]
-
-
-@pytest.fixture(scope="session")
-def server(site) -> Iterator[str]:
-    """The site on a port of this machine."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_) -> None:
-            pass
-
-    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
-    threading.Thread(target=running.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{running.server_address[1]}"
-    running.shutdown()
 
 
 @pytest.mark.parametrize("name", PAGES)
