@@ -124,6 +124,11 @@ def test_of_a_hill_the_largest_is_negative_too():
     assert ends.largest == pytest.approx(-1) and ends.smallest == pytest.approx(-7)
 
 
+def test_there_is_room_for_no_more_directions_than_there_are():
+    """However many products are allowed: a basis of 10^12 rows would not fit any memory."""
+    assert hessian_ends(Bowl([1, 2]), bowl_loss, steps=10**12).products <= 2
+
+
 def test_lora_at_b_zero_stands_on_a_saddle():
     """At B = 0 the block of A is zero and A and B are coupled, so the Hessian has both signs; the two ends show it."""
     ends = hessian_ends(small_net(0, trained=False), fit_loss)
@@ -172,13 +177,13 @@ def test_a_tighter_tolerance_takes_more_products():
     assert loose.products < tight.products and tight.residual < 1e-8 * tight.largest < loose.residual
 
 
-def test_an_end_that_has_converged_turns_up_once():
-    """One eigenvalue of -1, found at once, and 39 small ones: with as many products as there are, all is exact. Without
-    clearing all earlier directions -1 comes back again and again, and takes the places of others."""
-    eigenvalues = [-1, *(1e-6 * i for i in range(1, 40))]
-    ends = hessian_ends(Bowl(eigenvalues), bowl_loss, tolerance=1e-12, steps=40)
-    assert ends.largest == pytest.approx(39e-6, rel=1e-6) and ends.smallest == pytest.approx(-1, rel=1e-12)
-    assert ends.products == 40
+def test_directions_stay_orthogonal_after_an_end_has_converged():
+    """-10,000 and -1,000 are found at once, the largest of 98 close ones takes 70 products. Orthonormal q's make y of
+    length 1, to 100 roundings; cleared of the last two alone they miss it by 1e-10, and the search goes on to the end."""
+    eigenvalues = [-1e4, -1e3, *(1 + 0.001 * i for i in range(98))]
+    ends = hessian_ends(Bowl(eigenvalues), bowl_loss, tolerance=1e-12)
+    assert ends.largest == pytest.approx(1.097, rel=1e-9) and ends.smallest == pytest.approx(-1e4, rel=1e-9)
+    assert abs(ends.direction.norm().item() - 1) < 100 * torch.finfo(torch.float64).eps and ends.products < 90
 
 
 def test_a_first_direction_that_misses_the_largest_is_not_believed_at_once():
@@ -261,8 +266,9 @@ def test_a_loss_that_is_straight_has_no_curvature():
     flat = nn.Linear(3, 1).double()
     ends = hessian_ends(flat, lambda m: m(torch.ones(1, 3, dtype=torch.float64)).sum())
     assert ends.largest == ends.smallest == ends.residual == 0 and ends.products == 1
-    ends = hessian_ends(flat, lambda m: 3 * m.weight.square().sum() + m.bias.sum(), tolerance=1e-9)
-    assert ends.largest == pytest.approx(6) and ends.smallest == pytest.approx(0, abs=1e-12)
+    for loss in (lambda m: 3 * m.weight.square().sum() + m.bias.sum(), lambda m: m.weight.sum() + 3 * m.bias @ m.bias):
+        ends = hessian_ends(flat, loss, tolerance=1e-9)
+        assert ends.largest == pytest.approx(6) and ends.smallest == pytest.approx(0, abs=1e-12)
 
 
 # --- What stays ---

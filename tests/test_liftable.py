@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "lora_from_scratch"
-NAMED = ["lora.py", "rslora.py", "loraplus.py", "nf4.py", "paged.py", "arithmetic.py", "lab/llama.py"]
-MUST_EXIST = {"lora.py", "rslora.py", "loraplus.py", "nf4.py", "paged.py", "arithmetic.py", "lab/llama.py"}
+NAMED = ["lora.py", "rslora.py", "loraplus.py", "nf4.py", "paged.py", "arithmetic.py", "starts.py", "lab/llama.py"]
+MUST_EXIST = {"lora.py", "rslora.py", "loraplus.py", "nf4.py", "paged.py", "arithmetic.py", "starts.py", "lab/llama.py"}
 FILES = [name for name in NAMED if (PACKAGE / name).exists() or name in MUST_EXIST]
 FILES += [f"analysis/{path.name}" for path in sorted((PACKAGE / "analysis").glob("[!_]*.py"))]
 
@@ -22,6 +22,7 @@ BESIDE = {  # what must lie in the folder too
     "nf4.py": ["nf4_tables.py"],
     "paged.py": ["adamw.py"],
     "qlora.py": ["nf4.py", "nf4_tables.py", "frozen_product.py"],
+    "tinylora.py": ["lora.py", "targets.py"],
     "analysis/memory.py": ["analysis/activations.py"],
 }
 FILES += [name for name in BESIDE if name not in FILES]
@@ -42,6 +43,21 @@ USES = {  # one line that a student would write next
     "analysis/mitigation.py": "assert scale_directions(2 * torch.eye(3), [0, 1, 2], 0.5).equal(torch.eye(3))",
     "arithmetic.py": "assert concatenate([(torch.ones(1, 3), torch.ones(2, 1), 2.0)])[1].equal(2 * torch.ones(2, 1))",
     "analysis/serving.py": "assert tokens_to_repay([(4, 4)]) == 2",
+    "starts.py": (
+        "layer = torch.nn.Module(); layer.base, layer.scaling = torch.nn.Linear(5, 3), 2.0\n"
+        "layer.A, layer.B = torch.nn.Parameter(torch.ones(2, 5)), torch.nn.Parameter(torch.zeros(3, 2))\n"
+        "w = layer.base.weight.clone(); start = pissa(layer); layer.A.data += 1\n"
+        "A, B = as_plain_adapter(layer, start)\n"
+        "torch.testing.assert_close(w + 2 * B @ A, layer.base.weight + 2 * layer.B @ layer.A)"
+    ),
+    "tinylora.py": (
+        "model = add_tinylora(torch.nn.Sequential(torch.nn.Linear(5, 3), torch.nn.Linear(3, 4)))\n"
+        "assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 13"
+    ),
+    "analysis/curvature.py": (
+        "layer = torch.nn.Linear(2, 1, bias=False)\n"
+        "assert abs(hessian_ends(layer, lambda m: 3 * m.weight.square().sum()).largest - 6) < 1e-4"
+    ),
     "lab/llama.py": "assert TinyLlama()(torch.zeros(1, 3, dtype=torch.long)).shape == (1, 3, 128)",
 }
 

@@ -246,7 +246,11 @@ def test_an_adapted_model_is_refused(adapt):
             add_tinylora(model, targets=targets)
 
 
-def test_a_layer_is_refused_a_rank_that_its_weight_has_not():
+def test_a_layer_is_refused_what_a_lora_layer_is_and_a_rank_that_its_weight_has_not():
+    v, P = nn.Parameter(torch.zeros(3)), torch.randn(3, 2, 2)
+    for wrong, words in ((nn.Embedding(6, 4), "no linear layer"), (LoRALinear(nn.Linear(6, 4), 2, 4), "already has")):
+        with pytest.raises(ValueError, match=words):
+            TinyLoRALinear(wrong, v, P)
     base = nn.Linear(6, 4)
     with pytest.raises(ValueError, match=r"rank is 5, and a weight of \(4, 6\) has 4 singular values"):
         TinyLoRALinear(base, nn.Parameter(torch.zeros(3)), torch.randn(3, 5, 5))

@@ -103,8 +103,6 @@ def hessian_product(loss: Tensor, parameters: Sequence[Tensor]) -> Callable[[Ten
     def product(v: Tensor) -> Tensor:
         pieces = v.split([p.numel() for p in parameters])
         along = [x.view_as(g) for x, g in zip(pieces, gradients, strict=True) if g.requires_grad]
-        if not curved:
-            return torch.zeros_like(v)
         options = {"grad_outputs": along, "retain_graph": True, "materialize_grads": True}
         rows = torch.autograd.grad(curved, parameters, **options, allow_unused=True)
         return torch.cat([row.reshape(-1) for row in rows]).detach()
@@ -123,11 +121,9 @@ def _lanczos(product: Callable[[Tensor], Tensor], first: Tensor, tolerance: floa
         for _ in range(2):
             w = w - q.T @ (q @ w)
         beta = w.norm().item()
-        T = torch.diag(torch.tensor(alphas, dtype=torch.float64))
-        if betas:
-            beside = torch.tensor(betas, dtype=torch.float64)
-            T += torch.diag(beside, 1) + torch.diag(beside, -1)
-        values, vectors = torch.linalg.eigh(T)  # (k,) rising, (k, k)
+        T = torch.diag(torch.tensor(alphas, dtype=torch.float64))  # (k, k)
+        T.diagonal(-1).copy_(torch.tensor(betas, dtype=torch.float64))
+        values, vectors = torch.linalg.eigh(T)  # (k,) rising, (k, k); it reads the lower half alone
         residuals = beta * vectors[-1].abs()  # (k,)
         exhausted = beta <= 10 * len(first) ** 0.5 * torch.finfo(first.dtype).eps * values.abs().max()
         held = held + 1 if residuals[-1] <= tolerance * values[-1].abs() else 0
