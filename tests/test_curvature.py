@@ -179,7 +179,7 @@ def test_a_tighter_tolerance_takes_more_products():
 
 def test_directions_stay_orthogonal_after_an_end_has_converged():
     """-10,000 and -1,000 are found at once, the largest of 98 close ones takes 70 products. Orthonormal q's make y of
-    length 1, to 100 roundings; cleared of the last two alone they miss it by 1e-10, and the search goes on to the end."""
+    length 1, to 100 roundings; cleared of the last two alone they miss it by 1e-10, and the search goes on."""
     eigenvalues = [-1e4, -1e3, *(1 + 0.001 * i for i in range(98))]
     ends = hessian_ends(Bowl(eigenvalues), bowl_loss, tolerance=1e-12)
     assert ends.largest == pytest.approx(1.097, rel=1e-9) and ends.smallest == pytest.approx(-1e4, rel=1e-9)
