@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_tasks import use_made_up_text
 
 from lora_from_scratch.arithmetic import concatenate
 from lora_from_scratch.inject import AdapterConfig
-from lora_from_scratch.lab import adding
+from lora_from_scratch.lab import adding, tasks
 from lora_from_scratch.lab.adding import changed, compare_together, factors, learn_together, losses_on
 from lora_from_scratch.lab.finetune import Run, carry_out, measure
 from lora_from_scratch.lab.presets import PRESETS
@@ -21,6 +22,8 @@ PAIR = (RUN, replace(RUN, task="upper"))
 @pytest.fixture(autouse=True)
 def build(tmp_path, monkeypatch):
     monkeypatch.setenv("LORA_BUILD", str(tmp_path))
+    use_made_up_text(monkeypatch)
+    monkeypatch.setattr(adding, "task_ids", tasks.task_ids)
 
 
 def test_two_tasks_together_take_the_steps_of_both_and_half_of_each_batch(monkeypatch):

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_tasks import use_made_up_text
 
-from lora_from_scratch.lab import merging
+from lora_from_scratch.lab import adding, merging, tasks
 from lora_from_scratch.lab.adding import losses_on
 from lora_from_scratch.lab.merging import delta
 from lora_from_scratch.lab.presets import PRESETS
@@ -33,7 +34,9 @@ def trained(model, seed, size=0.02):
 def base(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LORA_BUILD", str(tmp_path_factory.mktemp("build")))
-        return pretrained(replace(SMOKE, pretrain_steps=4), 1)
+        use_made_up_text(patch)
+        patch.setattr(adding, "task_ids", tasks.task_ids)
+        yield pretrained(replace(SMOKE, pretrain_steps=4), 1)
 
 
 def close(a, b):
