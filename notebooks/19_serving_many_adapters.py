@@ -17,7 +17,9 @@
 # kernels of their own. Here it is plain torch on one CPU thread.
 #
 # What an adapter has learnt does not matter to a clock or to a count, so the adapters here are random (`B` is not
-# zero). Times are processor time; every ratio is a mean of five sessions with its 95 % interval.
+# zero). Times are processor time. A ratio is a mean of five sessions
+# (three where it says so) in one process, in the same orders; its 95 % interval says how steady the clock was, and a
+# second run of the chapter may lie outside of it.
 
 # %%
 import copy
@@ -173,8 +175,8 @@ close = [torch.allclose(answers[i], mixed[i], atol=1e-4) for i in range(len(name
 print(f"{answers.shape}, all finite: {bool(answers.isfinite().all())}; rows with their own answer: {sum(close)} of 8")
 
 # %% [markdown]
-# Nothing raised, the shapes agree, every answer is a good one, and most customers have somebody else's. No loss or
-# perplexity shows it. Exercise 1 is the line that is missing.
+# Nothing raised, the shapes agree, every answer is a good one, and most customers have somebody else's. Only a look at
+# whose answer it is shows it. Exercise 1 is the line that is missing.
 #
 # ## What an adapter takes
 #
@@ -248,7 +250,8 @@ post.measure(megabytes(Transformer(32, 4096, kv=1024, mlp=14336), 16, "q, v"))  
 
 # %% [markdown]
 # (The nulls of the share are rank 64 and rank 4.) How many fit beside the base? A card sold as 80 GB has 81,559 MiB
-# (chapter 06). But memory that adapters take is taken from the key-value cache, so look at the last column: one adapter
+# (chapter 06). But memory that adapters take is taken from the cache of keys and values that a server keeps
+# for every token of every text that it is writing, so look at the last column: one adapter
 # of rank 16 takes as much as the cache of so many tokens.
 
 # %%
@@ -263,8 +266,7 @@ print(stats.table(["model", "rank", "MB", "fit beside the base", "tokens of cach
 
 # %% [markdown]
 # (None beside 70B: the base alone does not fit.) A rank is worth some ten tokens of cache on the 7B. S-LoRA keeps both
-# in one pool of pages for this reason: a key-value cache of S tokens takes S pages, a weight of rank R takes R (section
-# 5.1).
+# in one pool of pages: a cache of S tokens takes S pages, a weight of rank R takes R (section 5.1).
 #
 # ## What an adapter costs in time, on paper
 #
@@ -275,7 +277,8 @@ print(stats.table(["model", "rank", "MB", "fit beside the base", "tokens of cach
 #
 # and the rank cancels: a larger rank makes path and merge dearer alike. The same h is the rank at which the path costs
 # as much as the base (chapter 02 met it as the rank at which A and B hold as many numbers as W). A square layer of
-# width d has h = d / 2. (Training has another break-even rank, h / 3.)
+# width d has h = d / 2. (Training has another break-even rank, h / 3: the
+# path takes three products a step, and the frozen base spares one.)
 
 # %%
 lines = []
@@ -289,7 +292,7 @@ print(stats.table(["model", "h, tokens", "path, rank 8", "rank 16", "rank 64"], 
 # whenever another customer comes must then run some 2,600 tokens for that customer, or it had better not merge. A
 # decode step makes *one* token a row.
 #
-# ## On the clock: six ways to serve 64 rows
+# ## On the clock: five ways to serve 64 rows, and the base
 #
 # Each row has one of n adapters, of rank 8, in mixed order.
 #
@@ -477,24 +480,26 @@ results.figure(
 # %% [markdown] rests_on="19.negligible=partly,19.merging=partly,19.beats_loop=does not hold,19.beats_swap=holds"
 # (The null of the first row is the loop, on the same test. Of the others it is the base timed twice.)
 #
-# One token a row is a decode step, and there the bank's curve is nearly flat while the others climb. At 32 adapters the
+# One token a row is what a server does to write one more token for each customer (a decode step). There the bank's
+# curve climbs by some 60 %, and the others by far more. At 32 adapters the
 # bank takes {19.beats_swap.shown} of the time of one by one. Even merged copies, which compute nothing but the base,
 # are slower than the bank from 4 adapters on (see the table): 32 batches of two rows waste what a batch is for.
 #
 # Is a mixed batch as cheap as one with a single adapter? What 32 adapters add: {19.negligible.shown}. With one token a
-# row that is not negligible: the bank copies adapters, which Punica's kernel need not, and on this small model
-# everything beside the base weighs much. With 32 tokens a row it is some percent, less than a tenth (in a busier hour
-# that was not settled).
+# row, which is Punica's case, that is not negligible: the bank copies adapters, which Punica's kernel need not. With 32
+# tokens a row, of which Punica does not speak, it is some percent.
 #
 # And merging, in the time of the bank: {19.merging.shown}. One adapter, merged beforehand, is faster than an adapter
-# beside the base, as S-LoRA has it. With 8 adapters and one token a row merging is slower, as they have it too. With 8
-# adapters and 32 tokens a row it is as fast here, for 256 tokens follow each merge; with 32 it is slower again.
+# beside the base at one token a row, as S-LoRA has it. With 8 adapters and one token a row merging is slower. With 8
+# adapters and 32 tokens a row it is as fast here, for 256 tokens follow each merge; with 32 it is slower again. (S-LoRA
+# says that merging "declines with more than 2 adapters", not below what; with 4 and long rows it still wins here.)
 #
 # The loop is a good one: its rows are worked out beforehand. At 32 tokens a row and 8 adapters the bank takes
 # {19.beats_loop.shown} of its time: less, and not by the tenth that we had asked for.
 #
-# `keep_memory()`, at the top, matters. Without it the C library fetches memory for large tensors from the system at
-# every call. A clock counts that, and a batch in pieces then came out *below the base*.
+# `keep_memory()`, at the top, keeps the C library from fetching memory for large tensors from the system at every call:
+# the clock would count that too. Even so a batch in pieces can come out a little below the base, as merged copies do at
+# two adapters.
 #
 # ## Where the bank pays
 #
@@ -537,9 +542,9 @@ results.figure(
 )
 
 # %% [markdown] rests_on="19.merging=partly, 19.beats_swap=holds"
-# Many adapters and few tokens a row: the bank. One adapter, or few and long rows: a merge. The rank moves the border,
-# because the bank's work grows with it and a loop's rounds do not. With one adapter the bank has nothing to win: it
-# does what an unmerged layer does.
+# Many adapters and few tokens a row: the bank. One adapter: it has nothing to win, since it does what an unmerged layer
+# does. At 32 tokens a row and rank 64 a merge wins until there are many adapters, for the bank's work grows with the
+# rank, and a merge's hardly does.
 #
 # ## When does a merge pay?
 #
@@ -588,11 +593,13 @@ results.record(repaid=found, h=h)
 
 # %% [markdown] rests_on="19.repaid=does not hold, 19.rank_free=not settled"
 # (The null of the first row is a merge that is repaid by one batch of 64 rows of 32 tokens; of the second, a number
-# that grows as the rank does.) Measured beside h, in octaves: {19.repaid.shown}. Operations are not time. A merge reads
-# and writes every weight, whatever the rank, and at a small rank that may outweigh its few operations; we have not
-# taken the two apart. From rank 8 to 64 the number falls, by {19.rank_free.shown} octaves: the rank does not cancel on
-# the clock, and whether within a factor of two is not settled. h was too low at both ranks, by the factor in the table.
-# On paper it is thousands of tokens at width 4096; that we have not timed.
+# that grows as the rank does.) Measured beside h, in octaves (factors of two): {19.repaid.shown}. Operations are not
+# time. A merge reads and writes every weight, whatever the rank, and at a small rank that may outweigh its few
+# operations; we have not taken the two apart. From rank 8 to 64 the number falls, by {19.rank_free.shown} octaves: the
+# rank does not cancel on the clock, and whether within a factor of two is not settled. With 64 rows of 32 tokens h was
+# too low at both ranks, by the factor in the table; at one token a row, where the path costs more a token, a merge is
+# repaid sooner (the map above gives about 50 and 65 tokens). On paper it is thousands of tokens at width 4096; that we
+# have not timed.
 #
 # ## The real model
 #
@@ -628,9 +635,10 @@ beats_real.measure(stats.interval(over(truly[1], (8, 8, "bank"), (8, 8, "loop"))
 results.record(real={t: {str(way): times[way] for way in times} for t, times in truly.items()})
 
 # %% [markdown] rests_on="19.beats_real=does not hold"
-# {19.beats_real.shown}: with 8 adapters the bank and the loop are nearly alike on the real model. Where the base is
-# large, it is most of the work in either way. What the number of adapters costs is in the table: with 32 the loop makes
-# 32 rounds in each of 210 layers. And a merge for every two tokens is out of the question.
+# {19.beats_real.shown}: with 8 adapters the bank and the loop are nearly alike on the real model. (There a session is
+# one call.) Where the base is large, it is most of the work in either way. From 1 to 32 adapters the bank adds a tenth
+# or two here as well; the loop makes 32 rounds in each of 210 layers. And a merge for every two tokens is out of the
+# question.
 #
 # ## How servers do it
 #
@@ -647,7 +655,7 @@ results.record(real={t: {str(way): times[way] for way in times} for t, times in 
 # |---|---|---|---|
 # | `capacity` | `max_loras` | 1 | "Max number of LoRAs in a single batch."; others wait, or are swapped in |
 # | the largest rank loaded | `max_lora_rank` | 16 | an adapter of a larger rank is refused |
-# | the folders | `max_cpu_loras` | as `max_loras` | adapters kept in the host's memory, to be swapped in |
+# | none: folders are on disk | `max_cpu_loras` | as `max_loras` | adapters kept in the host's memory, to be swapped in |
 #
 # The memory of a slot is taken at `max_lora_rank`, and smaller adapters are filled up with zeros (pull request 22782);
 # "using a value much larger than needed wastes memory and can cause performance issues". Our bank does the same with
@@ -683,8 +691,8 @@ print(check.check_rows(my_rows))
 # </details>
 #
 # **2. A swap in place.** A server keeps one copy of the weights. When another customer comes, it subtracts the update
-# of the old adapter, of rank `old`, and adds that of the new one, of rank `new`. How many tokens must follow until that
-# took no more operations than the new adapter's path? One layer, (d_out, d_in).
+# of the old adapter, of rank `old`, and adds that of the new one, of rank `new`. How many tokens must follow until both
+# together took no more operations than the new adapter's path beside the base would have? One layer, (d_out, d_in).
 
 
 # %%
