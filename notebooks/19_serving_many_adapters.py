@@ -655,7 +655,7 @@ results.record(real={t: {str(way): times[way] for way in times} for t, times in 
 # |---|---|---|---|
 # | `capacity` | `max_loras` | 1 | "Max number of LoRAs in a single batch."; others wait, or are swapped in |
 # | the largest rank loaded | `max_lora_rank` | 16 | an adapter of a larger rank is refused |
-# | none: folders are on disk | `max_cpu_loras` | as `max_loras` | adapters kept in the host's memory, to be swapped in |
+# | none | `max_cpu_loras` | as `max_loras` | adapters kept in the host's memory, to be swapped in |
 #
 # The memory of a slot is taken at `max_lora_rank`, and smaller adapters are filled up with zeros (pull request 22782);
 # "using a value much larger than needed wastes memory and can cause performance issues". Our bank does the same with
