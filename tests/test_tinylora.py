@@ -160,6 +160,12 @@ def test_over_4_bits_a_model_is_tuned_by_13_numbers_too():
     assert trainable_parameters(model)[0].grad.any()
 
 
+def test_over_16_bits_v_is_float32():
+    """Where small steps would round to none, as with LoRA's A and B."""
+    (v,) = trainable_parameters(add_tinylora(llama().bfloat16()))
+    assert v.dtype == torch.float32
+
+
 # --- What is kept, and what a seed gives back ---
 
 
