@@ -167,6 +167,19 @@ def test_rewards_stand_by_prompt_and_the_generator_goes_on():
     assert torch.equal(torch.get_rng_state(), state) and not first.log_q.requires_grad
 
 
+def test_a_step_goes_against_the_loss_at_the_temperature_of_its_episodes():
+    """One step of plain gradient descent, after gradients of something else: minus the rate times L's own gradient."""
+    model, other = llama(), llama()
+    episodes = sample(model, [[1, 2, 3], [4]], 4, 3, lambda p, a: float(a[0] % 2), seeded(), temperature=2.0)
+    assert 0 < episodes.rewards.mean() < 1
+    model(torch.tensor([[1, 2]])).sum().backward()
+    step(model, torch.optim.SGD(model.parameters(), lr=0.1), episodes)
+    log_p = log_probabilities(other, episodes.ids, temperature=2.0)
+    policy_loss(log_p, episodes.log_q, episodes.mask, episodes.rewards).backward()
+    for moved, start in zip(model.parameters(), other.parameters(), strict=True):
+        assert_close(moved.detach(), (start - 0.1 * start.grad).detach(), "a parameter")
+
+
 # --- The meter ---
 
 
