@@ -322,3 +322,15 @@ def test_a_chapter_s_threads_wait_quietly(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "execute", lambda notebook, environment, folder: seen.update(environment))
     run.run_chapter(write(tmp_path, "# %%\n1\n"), "smoke", False, tmp_path)
     assert seen["OMP_WAIT_POLICY"] == "PASSIVE" and seen["LORA_PRESET"] == "smoke"
+
+
+@pytest.mark.parametrize(("asked", "made"), [([], [0, 1]), (["--chapter", "03"], [])])
+def test_a_run_of_all_chapters_makes_the_preset_s_bases_first(tmp_path, monkeypatch, capfd, asked, made):
+    """One chapter makes those that it needs, when it needs them."""
+    found = []
+    write(tmp_path, "# %%\nprint(1)\n", "03_fine")
+    monkeypatch.setattr(run, "ledger", lambda *arguments: [])
+    monkeypatch.setattr(run, "make_bases", lambda seeds, preset: found.extend(seeds))
+    assert run.main(["run", "--preset", "smoke", *asked], root=tmp_path) == 0
+    out = capfd.readouterr().out
+    assert found == made and ("pretrained bases" in out) == bool(made)

@@ -118,6 +118,14 @@ def test_the_file_says_how_it_came_about_and_nothing_of_the_machine_s_folders(ou
     assert not re.search(r'"/[a-z]', path.read_text())
 
 
+def test_a_chapter_with_bases_of_its_own_number_says_so(out):
+    """As those on one pretrained model do; the others have as many as the preset."""
+    for scope, bases in (({"bases": 1}, 1), ({}, SMOKE.bases)):
+        path = results.Results("made_up", SMOKE, scope=scope).save()
+        assert json.loads(path.read_text())["provenance"]["bases"] == bases
+    assert SMOKE.bases != 1
+
+
 def test_the_device_is_the_gpu_s_name_where_the_preset_runs_on_one(monkeypatch):
     """At a preset for CUDA, the provenance names the card."""
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")

@@ -113,6 +113,15 @@ def test_the_order_changes_from_turn_to_turn():
     assert {tuple(clock.calls[i : i + 2]) for i in range(0, 42, 2)} == {("a", "b"), ("b", "a")}
 
 
+def test_another_seed_draws_other_orders():
+    called = []
+    for seed in (0, 0, 1):
+        clock = Clock()
+        take_turns({n: clock.way(n, *[1.0] * 9) for n in "abc"}, 8, clock=lambda clock=clock: clock.now, seed=seed)
+        called.append(clock.calls)
+    assert called[0] == called[1] != called[2]
+
+
 @pytest.mark.parametrize(
     ("work", "words"),
     [

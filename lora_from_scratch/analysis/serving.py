@@ -96,16 +96,20 @@ def keep_memory() -> bool:
 
 
 def take_turns(
-    ways: Mapping[Hashable, Way], repeats: int, warm_up: int = 1, clock: Callable[[], float] = time.process_time
+    ways: Mapping[Hashable, Way],
+    repeats: int,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.process_time,
+    seed: int = 0,
 ) -> dict[Hashable, float]:
-    """{way: median seconds of a call}, all ways taking turns, in a new order at every turn.
+    """{way: median seconds of a call}, all ways taking turns, in a new order at every turn, drawn by `seed`.
 
     So a slow second hits all of them alike. The first `warm_up` turns are not counted. Raises ValueError for no ways,
     or fewer than one repeat.
     """
     if not ways or repeats < 1:
         raise ValueError(f"{len(ways)} ways and {repeats} repeats; give at least one of each")
-    taken, order = {name: [] for name in ways}, random.Random(0)
+    taken, order = {name: [] for name in ways}, random.Random(seed)
     for turn in range(-warm_up, repeats):
         for name in order.sample(list(ways), len(ways)):
             started = clock()

@@ -11,11 +11,16 @@ ENTRY, DROP = 0.02, 0.9
 
 
 def check_add(function) -> str:
-    """One adapter of scaling 1 for two of ranks 2 and 3, on a layer of 5 inputs and 4 outputs."""
+    """One adapter of scaling 1 for two, of equal ranks and then of ranks 2 and 3: 5 inputs, 4 outputs."""
+    said = _added(function, 3, 3)
+    return said if said != RIGHT else _added(function, 2, 3)
+
+
+def _added(function, *ranks: int) -> str:
     draw = torch.Generator().manual_seed(3)
     (A1, B1, s1), (A2, B2, s2) = (
         (torch.randn(r, 5, generator=draw).double(), torch.randn(4, r, generator=draw).double(), s)
-        for r, s in ((2, 4.0), (3, 0.5))
+        for r, s in zip(ranks, (4.0, 0.5), strict=True)
     )
     found, problem = call(function, (A1.clone(), B1.clone(), s1), (A2.clone(), B2.clone(), s2))
     if problem or found is None:
@@ -24,20 +29,26 @@ def check_add(function) -> str:
     if any(one is None for one in pair):
         return not_yet("give a pair of tensors, A and B")
     A, B = pair
+    if ranks[0] == ranks[1] and torch.equal(A, A1 + A2):
+        return not_yet("that adds the factors, and B A holds B1 A2 and B2 A1 too; set them side by side")
     if A.dim() != 2 or B.dim() != 2 or (A.shape[1], B.shape[0]) != (5, 4) or A.shape[0] != B.shape[1]:
         shapes = f"A is {tuple(A.shape)} and B {tuple(B.shape)}"
         return not_yet(f"{shapes}; here A is (r1 + r2, 5), so stacked, and B (4, r1 + r2), side by side")
+    return _known(B @ A, s1, s2, B1 @ A1, B2 @ A2)
+
+
+def _known(product, s1: float, s2: float, one, two) -> str:
     ways = {
-        "": s1 * B1 @ A1 + s2 * B2 @ A2,
-        "the scalings are gone; put each into its own part of B": B1 @ A1 + B2 @ A2,
-        "each scaling is in twice, in A and in B": s1**2 * B1 @ A1 + s2**2 * B2 @ A2,
-        "the root of each scaling is in; if it is shared, both A and B need it": s1**0.5 * B1 @ A1 + s2**0.5 * B2 @ A2,
-        "one scaling is on both adapters; each has its own": s1 * (B1 @ A1 + B2 @ A2),
-        "that is the mean of both, not the sum": (s1 * B1 @ A1 + s2 * B2 @ A2) / 2,
-        "the other scaling is on each": s2 * B1 @ A1 + s1 * B2 @ A2,
+        "": s1 * one + s2 * two,
+        "the scalings are gone; put each into its own part of B": one + two,
+        "each scaling is in twice, in A and in B": s1**2 * one + s2**2 * two,
+        "the root of each scaling is in; if it is shared, both A and B need it": s1**0.5 * one + s2**0.5 * two,
+        "one scaling is on both adapters; each has its own": s1 * (one + two),
+        "that is the mean of both, not the sum": (s1 * one + s2 * two) / 2,
+        "the other scaling is on each": s2 * one + s1 * two,
     }
     for words, way in ways.items():
-        if torch.allclose(B @ A, way, rtol=1e-4, atol=1e-5):
+        if torch.allclose(product, way, rtol=1e-4, atol=1e-5):
             return not_yet(words) if words else RIGHT
     return not_yet("B A is not s1 B1 A1 + s2 B2 A2; do the parts of B stand in the order of those of A?")
 

@@ -50,7 +50,7 @@ def weights(chosen: Mapping, names: Sequence[str]) -> Figure:
         ax.set(xscale="log", xlabel="weight w", ylabel="mean loss on both tasks", title=f"the {name} pair")
         ax.set_xticks([0.125, 0.25, 0.5, 1], labels=["1/8", "1/4", "1/2", "1"])
         ax.minorticks_off()
-    axes[0].legend(fontsize=8)
+    axes[0].legend(fontsize=8, handlelength=3.5)
     return fig
 
 

@@ -1,4 +1,4 @@
-"""The pictures of chapter 19: six ways to serve a batch, and where the bank pays."""
+"""The pictures of chapter 19: five ways to serve a batch, and where the bank pays."""
 
 from collections.abc import Mapping, Sequence
 
@@ -38,7 +38,7 @@ def ways(
         ax.minorticks_off()
         _plain_ticks(ax)
         ax.set_title(f"{tokens} token{'s' * (tokens > 1)} a row")
-    axes[0].set_ylabel("time over the plain base's")
+    axes[0].set_ylabel("time over the plain base's (log)")
     return fig
 
 
@@ -64,12 +64,13 @@ def pays(ratios: Mapping[int, Mapping[int, Mapping[int, Ratios]]]) -> Figure:
         ax.minorticks_off()
         ax.set_title(f"{tokens} token{'s' * (tokens > 1)} a row")
     _plain_ticks(axes[0])
-    axes[0].set_ylabel("bank over the faster other")
+    axes[0].set_ylabel("bank over the faster other (log)")
     return fig
 
 
 def _plain_ticks(ax) -> None:
     """Marks of a logarithmic axis where a reader looks for them, in plain numbers."""
     low, high = ax.get_ylim()
-    marks = [m for m in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= m <= high]
+    near = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100)
+    marks = [m for m in near if low <= m <= high]
     ax.set_yticks(marks, [f"{m:g}" for m in marks])
