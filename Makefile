@@ -52,10 +52,14 @@ bench: $(VENV)/.installed-parity  ## time and memory, as ratios to PEFT, bitsand
 distributed: $(VENV)/.installed  ## one process beside two: DDP, FSDP2, and what they send
 	@$(PY) -m lora_from_scratch.lab.distributed_demo
 
-check: $(VENV)/.installed  ## test a LoRA layer of your own, or a saved adapter: LAYER=my_lora.py:MyLoRA or FILE=adapter/
-	@test -n "$(LAYER)$(FILE)" || { echo "Which one? make check LAYER=my_lora.py:MyLoRA, or make check FILE=adapter/" >&2; exit 2; }
+check: $(VENV)/.installed  ## test your own LAYER=my_lora.py:MyLoRA, or DORA= NF4= QLORA= PAGED= likewise, or a saved adapter, FILE=
+	@test -n "$(LAYER)$(FILE)$(DORA)$(NF4)$(QLORA)$(PAGED)" || { echo "Which one? make check LAYER=my_lora.py:MyLoRA, or DORA=, NF4=, QLORA=, PAGED=, or FILE=adapter/" >&2; exit 2; }
 	@test -z "$(FILE)" || $(PY) -m lora_from_scratch.folder "$(FILE)"
 	@test -z "$(LAYER)" || $(PY) tests/check_layer.py $(LAYER)
+	@test -z "$(DORA)" || $(PY) tests/check_own.py dora $(DORA)
+	@test -z "$(NF4)" || $(PY) tests/check_own.py nf4 $(NF4)
+	@test -z "$(QLORA)" || $(PY) tests/check_own.py qlora $(QLORA)
+	@test -z "$(PAGED)" || $(PY) tests/check_own.py paged $(PAGED)
 
 lab: $(VENV)/.installed  ## open the chapters in JupyterLab
 	@$(PY) -m jupyterlab --notebook-dir=.

@@ -39,6 +39,11 @@ class Result:
 
 
 def load_layer(where: str) -> type:
+    """The LoRA layer that "path/to/file.py:ClassName" names. Raises Unusable, saying what is wrong."""
+    return try_to_build(load_class(where))
+
+
+def load_class(where: str) -> type:
     """The class that "path/to/file.py:ClassName" names. Raises Unusable, saying what is wrong."""
     file, colon, name = where.rpartition(":")
     if not colon or not file or not name:
@@ -64,7 +69,7 @@ def load_layer(where: str) -> type:
     if not hasattr(module, name):
         classes = [n for n, value in vars(module).items() if isinstance(value, type) and value.__module__ == path.stem]
         raise Unusable(f"{path} has no class {name}; it has {', '.join(classes) or 'no class at all'}")
-    return try_to_build(getattr(module, name))
+    return getattr(module, name)
 
 
 def try_to_build(layer_class: type) -> type:
@@ -109,7 +114,7 @@ def _try(test, layer_class: type) -> Result:
     return Result(test.__name__, claim, "holds")
 
 
-def report(results: list[Result]) -> str:
+def report(results: list[Result], what: str = "a LoRA layer") -> str:
     """The results in words: each property, what happened where it does not hold, and what to look at first."""
     wrong = [result for result in results if result.verdict in ("fails", "cannot run")]
     failing = [result for result in wrong if result.verdict == "fails"] or wrong  # an error elsewhere may come of these
@@ -121,7 +126,7 @@ def report(results: list[Result]) -> str:
         if result in failing:
             lines.append(f"{'':12}usual cause: {result.usual_cause}")
     if not wrong:
-        return "\n".join([*lines, "", "Every property holds: this is a LoRA layer."])
+        return "\n".join([*lines, "", f"Every property holds: this is {what}."])
     first = failing[0]
     advice = f"{len(wrong)} of {len(results)} properties do not hold. Begin with: {first.claim}"
     return "\n".join([*lines, "", advice, f"The usual cause: {first.usual_cause}"])
