@@ -1,8 +1,9 @@
 """The ledger: every row of the book beside what was measured, rendered from the chapters' JSON files.
 
 python -m lora_from_scratch.book.ledger --print FOLDER    the ledger of one run, as text
-python -m lora_from_scratch.book.ledger --write           renew figures/LEDGER.md and .png from figures/full and gpu
-python -m lora_from_scratch.book.ledger --check           fail unless figures/LEDGER.md is what those files give
+python -m lora_from_scratch.book.ledger --write           renew figures/LEDGER.md and .png from figures/full and gpu,
+                                                          and NULLS.md from figures/full
+python -m lora_from_scratch.book.ledger --check           fail unless both are what those files give
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
+from lora_from_scratch.book import nulls
 from lora_from_scratch.book.forest import forest
 from lora_from_scratch.lab.cache import ROOT, save_atomically
 
@@ -155,12 +157,16 @@ def main(arguments: list[str] | None = None) -> int:
     if options.write:
         save_atomically(LEDGER, lambda temporary: temporary.write_text(text, "utf-8"))
         draw(full | gpu, LEDGER.with_suffix(".png"))
+        nulls.write(ROOT, full)
         return 0
     drawn = LEDGER.with_suffix(".png").exists() == (LEDGER.with_suffix(".png").name in text)
     agrees = drawn and LEDGER.exists() and LEDGER.read_text("utf-8") == text
     if not agrees:
         print("figures/LEDGER.md, or its picture, is not what the JSON files give: run this command with --write")
-    return 0 if agrees else 1
+    dated = nulls.agrees(ROOT, full)
+    if not dated:
+        print("NULLS.md is not what the JSON files give: run this command with --write")
+    return 0 if agrees and dated else 1
 
 
 if __name__ == "__main__":
