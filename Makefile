@@ -14,7 +14,7 @@ ONE := $(if $(N),--chapter $(N))
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help model notebooks appendices notebook book prose sync-check test parity bench check distributed lab web \
+.PHONY: help model notebooks appendices notebook book prose sync-check agree test parity bench check distributed lab web \
   web-test lint clean
 
 help:  ## this list
@@ -38,6 +38,9 @@ prose: $(VENV)/.installed  ## renew only the words in the committed notebooks; r
 
 sync-check: $(VENV)/.installed  ## do sources, committed notebooks, figures and ledger agree?
 	@$(BOOK) check
+
+agree: model  ## does this machine measure what the book says? runs quick where needed, a line for each row of the ledger
+	@$(PY) -m lora_from_scratch.book.here
 
 test: $(VENV)/.installed  ## the tests, without the reference libraries
 	@$(PY) -m pytest tests --ignore=tests/parity
