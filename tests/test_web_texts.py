@@ -43,7 +43,7 @@ def test_what_a_chapter_has_printed_is_escaped():
     assert linked("<b> & chapter 07", CHAPTERS) == '&lt;b&gt; &amp; <a href="07_rslora.html">chapter 07</a>'
 
 
-def test_links_of_a_text_are_turned_to_the_site_s_and_a_dead_one_is_named(tmp_path):
+def test_links_and_rows_of_a_text_lead_to_the_site_s_and_a_dead_link_is_named(tmp_path):
     root = small_book.make(tmp_path / "book")
     (root / "LICENSE").write_text("free")
     text = "[a](notebooks/00_first.ipynb#x) [b](figures/LEDGER.md) [c](LICENSE) [d](https://x.org) `[e](no.md)`"
@@ -51,6 +51,13 @@ def test_links_of_a_text_are_turned_to_the_site_s_and_a_dead_one_is_named(tmp_pa
     found = documents.page(root, "README.md", all_pages(root))
     assert found == "[a](00_first.md#x) [b](ledger.md) [c](files/LICENSE) [d](https://x.org) `[e](no.md)`"
     assert documents.files(found) == ["LICENSE"]
+    text = "By `00.rank_one` and 00.rank_one, not 00.other or `x=00.rank_one`: [all](figures/LEDGER.md#00_first)"
+    (root / "README.md").write_text(text)
+    row = '<a href="ledger.html#row-00-rank_one">'
+    assert documents.page(root, "README.md", all_pages(root)) == (
+        f"By {row}<code>00.rank_one</code></a> and {row}00.rank_one</a>, not 00.other or `x=00.rank_one`: "
+        '<a href="ledger.html#00_first">all</a>'
+    )
     for dead in ("[x](nowhere.md)", "[x](notebooks/99_none.ipynb)"):
         (root / "README.md").write_text(dead)
         with pytest.raises(ValueError, match="README.md: it links to"):

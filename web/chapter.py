@@ -47,6 +47,12 @@ def row_address(row: str) -> str:
     return f"ledger.html#{row_id(row)}"
 
 
+def row_names(root: Path) -> set[str]:
+    """ "07.better" and all other rows of the committed results."""
+    files = [path for path in (root / "figures" / "full").glob("*.json") if NAME.fullmatch(path.stem)]
+    return {f"{path.stem[:2]}.{name}" for path in files for name in json.loads(path.read_text("utf-8"))["rows"]}
+
+
 def all_pages(root: Path) -> dict[str, str]:
     """{"00": "00_why_low_rank", …, "A1": …} of every committed notebook, chapters first."""
     stems = sorted(path.stem for path in (root / "notebooks").glob("*.ipynb"))

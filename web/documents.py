@@ -1,15 +1,16 @@
 """Texts of the repository that become pages as they are: the README, how the book is made, the guide.
 
 Their links and pictures point into the repository. Here each is turned to where the site has the same thing; a link to
-what the site does not have is an error, so none is dead.
+what the site does not have is an error, so none is dead. The name of a row, as `07.better`, leads into the ledger.
 """
 
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 
 from web import markup
+from web.chapter import row_address, row_names
 
 PAGES = {  # where a text lies in the repository, and what its page is called; those that are not there are left out
     "README.md": "index",
@@ -20,6 +21,8 @@ PAGES = {  # where a text lies in the repository, and what its page is called; t
 }
 LINK = re.compile(r"(?<!\!)\]\(([^)\s]+)\)")
 MARKDOWN_IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
+LEDGER_LINK = re.compile(r"\[([^\[\]]*)\]\(([^)\s#]*LEDGER\.md)#([^)\s]+)\)")  # to a chapter's part of it
+ROW = re.compile(r"(?:(?<=^)|(?<=[\s(]))(?:\d\d|A\d)\.[a-z]\w*", re.MULTILINE)
 HTML_IMAGE = re.compile(r"<img\s[^>]*>")
 
 
@@ -33,15 +36,20 @@ def page(root: Path, path: str, chapters: Mapping[str, str]) -> str:
 
     Raises ValueError for a link to what the site does not have, and for a picture that is not there or has no alt.
     """
-    text = (root / path).read_text("utf-8")
+    text, rows = (root / path).read_text("utf-8"), row_names(root)
     try:
-        return outside_code(text, lambda words: turned(words, root, posixpath.dirname(path), chapters))
+        folder = posixpath.dirname(path)
+        return outside_code(
+            text, lambda words: turned(words, root, folder, chapters, rows), lambda code: row(code, rows)
+        )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def turned(words: str, root: Path, folder: str, chapters: Mapping[str, str]) -> str:
+def turned(words: str, root: Path, folder: str, chapters: Mapping[str, str], rows: Container[str] = ()) -> str:
     """Words without code, their links and pictures turned."""
+    words = ROW.sub(lambda m: row(m[0], rows), words)
+    words = LEDGER_LINK.sub(r'<a href="ledger.html#\3">\1</a>', words)
     words = HTML_IMAGE.sub(lambda m: image(root, folder, attribute(m[0], "src"), attribute(m[0], "alt"),
                                            attribute(m[0], "width")), words)  # fmt: skip
     words = MARKDOWN_IMAGE.sub(lambda m: image(root, folder, m[2], m[1]), words)
@@ -84,7 +92,15 @@ def files(text: str) -> list[str]:
     return [link.removeprefix("files/") for link in LINK.findall(text) if link.startswith("files/")]
 
 
-def outside_code(text: str, change) -> str:
-    """`text` with `change` applied to all but blocks of code and code spans."""
+def row(name: str, rows: Container[str]) -> str:
+    """The name of a row, in backticks or not, as a link into the ledger; anything else as it is."""
+    plain = name.strip("`")
+    if plain not in rows:
+        return name
+    return f'<a href="{row_address(plain)}">' + (plain if plain == name else f"<code>{plain}</code>") + "</a>"
+
+
+def outside_code(text: str, change: Callable[[str], str], span: Callable[[str], str] = str) -> str:
+    """`text` with `change` applied to its words and `span` to its code spans; blocks of code stay as they are."""
     parts = re.split(r"(^```.*?^```[^\n]*$|`[^`\n]+`)", text, flags=re.MULTILINE | re.DOTALL)
-    return "".join(part if part.startswith("`") else change(part) for part in parts)
+    return "".join(p if p.startswith("```") else span(p) if p.startswith("`") else change(p) for p in parts)

@@ -92,6 +92,8 @@ def table(found: list[Entry], pages: Mapping[str, str]) -> str:
     buttons = {name: f'<button type="button">{name}</button>' for name in SORTED}
     heads = "".join(f'<th scope="col">{buttons.get(name, name)}</th>' for name in COLUMNS)
     rows = "\n".join(line(entry, [e for e in found if e.row["asks_again"] == entry.name], pages) for entry in found)
+    for number, stem in pages.items():  # an anchor a chapter, on its first row
+        rows = rows.replace(f'<a href="{stem}.html">{number}</a>', f'<a id="{stem}" href="{stem}.html">{number}</a>', 1)
     return f'<table class="ledger"><thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>'
 
 

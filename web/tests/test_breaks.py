@@ -107,14 +107,11 @@ def test_after_a_fault_the_site_of_before_still_stands(book):
 
 def test_a_new_chapter_and_a_guide_are_taken_up_by_themselves(book):
     small_book.write(book, "14_new", [], {}, {})
-    (book / "figures" / "GUIDE.md").write_text("# Choosing\n\nSee [the ledger](LEDGER.md) and chapter 14.\n")
+    (book / "figures" / "GUIDE.md").write_text("# Choosing\n\n[All](LEDGER.md#00_first), `00.rank_one`, chapter 14.\n")
     assert chapter.all_pages(book)["14"] == "14_new"
     assert build.build(book) == []
     site = book / "build" / "web"
-    assert 'href="14_new.html"' in (site / "index.html").read_text()
-    guide = (site / "guide.html").read_text()
-    assert (
-        'href="14_new.html"' in guide
-        and 'href="ledger.html"' in guide
-        and "guide.html" in (site / "index.html").read_text()
-    )
+    index, guide = ((site / name).read_text() for name in ("index.html", "guide.html"))
+    assert 'href="14_new.html"' in index and 'href="guide.html"' in index
+    for link in ("14_new.html", "ledger.html#00_first", "ledger.html#row-00-rank_one"):
+        assert f'href="{link}"' in guide, link
