@@ -24,6 +24,7 @@ BESIDE = {  # what must lie in the folder too
     "qlora.py": ["nf4.py", "nf4_tables.py", "frozen_product.py"],
     "tinylora.py": ["lora.py", "targets.py"],
     "analysis/memory.py": ["analysis/activations.py"],
+    "analysis/advise.py": ["analysis/memory.py", "analysis/activations.py", "analysis/peaks.py"],
 }
 FILES += [name for name in BESIDE if name not in FILES]
 
@@ -38,6 +39,10 @@ USES = {  # one line that a student would write next
     "dora.py": "assert DoRALinear(torch.nn.Linear(5, 3), 2, 4)(torch.ones(5)).shape == (3,)",
     "qlora.py": "assert NF4Linear.from_linear(torch.nn.Linear(64, 32))(torch.ones(64)).shape == (32,)",
     "analysis/memory.py": "assert FLOAT32.trained() == 16",
+    "analysis/advise.py": (
+        "class Sizes: layers, width, mlp, vocabulary = 2, 128, 256, 100\n"
+        "assert advise(Sizes(), 1e9, 1024).method == 'lora'"
+    ),
     "paged.py": "PagedAdamW([torch.nn.Parameter(torch.ones(3))], resident_bytes=2**22).step()",
     "analysis/directions.py": "assert magnitude_and_direction(torch.eye(3), 2 * torch.eye(3)) == (1, 0)",
     "analysis/mitigation.py": "assert scale_directions(2 * torch.eye(3), [0, 1, 2], 0.5).equal(torch.eye(3))",

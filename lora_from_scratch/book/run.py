@@ -21,7 +21,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 
-from lora_from_scratch.book import paragraphs
+from lora_from_scratch.book import guide, paragraphs
 from lora_from_scratch.book.agree import check
 from lora_from_scratch.book.chapters import CHAPTERS, fill, machine_traces, prose, read_source, save, sources
 from lora_from_scratch.lab.cache import ROOT
@@ -141,8 +141,9 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
             pretrain(size)
         problems = run(root, size, options.chapter, options.commit)
         problems += ledger("--write") if options.commit else ledger("--print", f"build/{size}/figures")
+        problems += guide.write(root) if options.commit and root == ROOT else []
     elif options.what == "prose":
-        problems = prose(root, options.chapter)
+        problems = prose(root, options.chapter) + (guide.write(root) if root == ROOT else [])
     else:
         problems = check(root) + ledger("--check")
     print("".join(f"\n{problem}\n" for problem in problems), end="", file=sys.stderr)

@@ -1,0 +1,87 @@
+"""The calculator: plans by hand arithmetic and against the functions of chapter 06."""
+
+import pytest
+
+from lora_from_scratch.analysis.advise import advise
+from lora_from_scratch.analysis.counting import MODELS, Transformer, lora_parameters
+from lora_from_scratch.analysis.memory import ADAPTERS32, FLOAT32, training_bytes
+from lora_from_scratch.analysis.peaks import planned
+
+SMALL = Transformer(2, 128, mlp=256, vocabulary=100)
+LLAMA = MODELS["LLaMA-7B"]
+
+
+def need(method, batch, length=512, checkpoint=False, of=LLAMA, rank=16):
+    """1.1 times the plan of chapter 06."""
+    parts = training_bytes(of, method, batch, length, rank, precision=ADAPTERS32, checkpoint=checkpoint)
+    return round(1.1 * planned(parts, of.vocabulary, batch * length))
+
+
+def test_bytes_by_hand():
+    """Weights, gradients, state and the logits' term of a small Llama, worked out by hand."""
+    plan = advise(SMALL, 1e9, 64, length=32, rank=4)
+    block = 4 * 128 * 128 + 3 * 128 * 256
+    base = 2 * block + 5 * 128 + 2 * 100 * 128  # two layers, five norms, embedding and head
+    adapters = 2 * 4 * (4 * 256 + 3 * 384)  # r (in + out)
+    assert adapters == lora_parameters(SMALL.shapes([n for n in SMALL.matrices() if n != "lm_head"]), 4)
+    assert plan.parts.weights == 2 * base + 4 * adapters
+    assert (plan.parts.gradients, plan.parts.optimizer, plan.parts.constants) == (4 * adapters, 8 * adapters, 0)
+    held = plan.parts.weights + 12 * adapters + plan.parts.activations
+    assert plan.need == round(1.1 * (held + 8 * 100 * 64))
+    assert (plan.method, plan.batch, plan.accumulate, plan.checkpoint, plan.alpha) == ("lora", 2, 1, False, 8)
+
+
+@pytest.mark.parametrize(
+    ("method", "batch", "checkpoint"),
+    [("lora", 8, False), ("lora", 8, True), ("lora", 4, True), ("lora", 1, True)]
+    + [("qlora", 8, True), ("qlora", 2, True), ("qlora", 1, True)],
+)
+def test_exactly_enough_gives_this_plan(method, batch, checkpoint):
+    """With the bytes that a plan needs it is taken, and with one less it is not."""
+    memory = need(method, batch, checkpoint=checkpoint)
+    plan = advise(LLAMA, memory, 8 * 512)
+    assert (plan.method, plan.batch, plan.accumulate, plan.checkpoint) == (method, batch, 8 // batch, checkpoint)
+    assert plan.need == memory == plan.memory
+    if (method, batch) == ("qlora", 1):
+        with pytest.raises(ValueError, match=f"need {memory:,} at least"):
+            advise(LLAMA, memory - 1, 8 * 512)
+    else:
+        less = advise(LLAMA, memory - 1, 8 * 512)
+        assert (less.method, less.batch, less.checkpoint) != (method, batch, checkpoint)
+
+
+def test_tokens_of_a_step_stay():
+    """However they are split, a step has the tokens that were asked for, and every number has a reason."""
+    for memory in (16e9, 18e9, 24e9, 80e9):
+        plan = advise(LLAMA, memory, 12 * 512)
+        assert plan.batch * plan.length * plan.accumulate == 12 * 512 and plan.need <= memory
+        assert all(hasattr(plan, name) and why for name, why in plan.reasons.items())
+        assert f"{plan.need:,} bytes" in str(plan) and "06.extra" in str(plan) or not plan.checkpoint
+
+
+def test_asked_for_method_and_precision():
+    """Full fine-tuning is planned where it is asked for, in the precision that is asked for."""
+    plan = advise(SMALL, 1e9, 32, length=32, methods=("full",), precision=FLOAT32)
+    assert plan.method == "full" and plan.parts == training_bytes(SMALL, "full", 1, 32, precision=FLOAT32)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"memory": 0}, "memory is 0; it must be a number of bytes above 0"),
+        ({"memory": "24 GB"}, "memory is '24 GB'"),
+        ({"memory": float("nan")}, "memory is nan"),
+        ({"tokens": 0}, "tokens is 0; it must be an integer"),
+        ({"tokens": 1000}, "give a multiple, such as 1024"),
+        ({"length": 2.5}, "length is 2.5"),
+        ({"methods": ()}, "methods is empty"),
+        ({"methods": ("dora",)}, "method is 'dora'"),
+        ({"rank": 0}, "rank is 0"),
+        ({"targets": ["q"]}, "targets is"),
+        ({"model_shapes": Transformer(2, 128)}, "mlp"),
+    ],
+)
+def test_bad_input_is_told(changed, words):
+    """What is out of range is named, with the fix."""
+    with pytest.raises(ValueError, match=words):
+        advise(**({"model_shapes": LLAMA, "memory": 24e9, "tokens": 1024} | changed))

@@ -1,0 +1,121 @@
+"""The guide: rendered from rows, and found out when a verdict under an advice changes and the advice does not."""
+
+import copy
+import json
+import re
+import shutil
+
+import pytest
+
+from lora_from_scratch.analysis import advise
+from lora_from_scratch.book import agree, guide, paragraphs
+from lora_from_scratch.book.advices import ADVICES, ARTICLE, Advice
+from lora_from_scratch.lab.cache import ROOT
+
+ROWS = paragraphs.committed(ROOT / "figures" / "full")
+
+
+@pytest.fixture
+def book(tmp_path):
+    """The committed results and guide, in a folder of its own."""
+    shutil.copytree(ROOT / "figures" / "full", tmp_path / "figures" / "full", ignore=shutil.ignore_patterns("*.png"))
+    shutil.copy(ROOT / guide.NAME, tmp_path / guide.NAME)
+    (tmp_path / "notebooks").mkdir()
+    for end in ("py", "ipynb"):
+        shutil.copy(ROOT / "notebooks" / f"13_toy_or_real.{end}", tmp_path / "notebooks")
+    return tmp_path
+
+
+def plant(book, chapter: str, name: str, **changed) -> None:
+    """Change a row of a committed result."""
+    path = next((book / "figures" / "full").glob(f"{chapter}_*.json"))
+    content = json.loads(path.read_text("utf-8"))
+    content["rows"][name] |= changed
+    path.write_text(json.dumps(content))
+
+
+def test_committed_guide_agrees(book):
+    """The guide that is committed is what advices and rows give."""
+    assert guide.check(ROOT) == guide.check(book) == []
+
+
+@pytest.mark.parametrize("advice", ADVICES, ids=lambda a: a.question)
+def test_changed_verdict_is_found(book, advice):
+    """Whichever row under an advice comes out otherwise, the check names the advice and the row; nothing is written."""
+    before = (book / guide.NAME).read_text("utf-8")
+    for name in paragraphs.rests_on(advice.rests_on):
+        rows = copy.deepcopy(ROWS)
+        rows[name[:2]][name[3:]]["verdict"] = "another"
+        found = [line for line in guide.contradicted(rows) if repr(advice.question) in line]
+        assert found and all(f"rests on {name}=" in line and "that row is another" in line for line in found)
+    plant(book, name[:2], name[3:], verdict="another")
+    assert guide.write(book) == guide.check(book) != []
+    assert (book / guide.NAME).read_text("utf-8") == before
+
+
+def test_sync_check_asks_the_guide(book):
+    """`make sync-check` reports a changed verdict, where there is a guide."""
+    plant(book, "13", "placement", verdict="not reproduced")
+    assert any("'Which layers?' rests on 13.placement=reproduced" in line for line in agree.check(book))
+
+
+def test_changed_number_is_found_and_renewed(book):
+    """Another number under the same verdict makes the text stale; writing renews it."""
+    plant(book, "13", "placement", shown="0.0123 [0.01, 0.02]")
+    assert guide.check(book) == [
+        f"{guide.NAME} is not what the advices and rows give: python -m lora_from_scratch.book.guide"
+    ]
+    assert guide.write(book) == guide.check(book) == []
+    assert "0.0123 [0.01, 0.02]" in (book / guide.NAME).read_text("utf-8")
+
+
+def test_missing_row_and_missing_file_are_found(book):
+    """A row that is gone is told, and a guide that is."""
+    assert "missing from the results" in guide.contradicted({})[0]
+    (book / guide.NAME).unlink()
+    assert len(guide.check(book)) == 1
+
+
+def test_calculator_s_reasons_rest_on_rows():
+    """Every row that a reason of `advise` names is among those that it says it rests on, and is held to its verdict."""
+    text = (ROOT / "lora_from_scratch" / "analysis" / "advise.py").read_text("utf-8")
+    assert set(re.findall(r"\((\d\d\.[a-z]\w+)\)", text)) <= set(paragraphs.rests_on(advise.RESTS_ON))
+    rows = copy.deepcopy(ROWS)
+    rows["12"]["fits"]["verdict"] = "does not hold"
+    assert any(
+        line.startswith(f"{guide.NAME}: analysis/advise.py rests on 12.fits") for line in guide.contradicted(rows)
+    )
+
+
+def test_numbers_of_an_advice_are_of_its_rows():
+    """An advice shows the numbers of no row but those it rests on, and has no number of its own written in."""
+    for advice in ADVICES:
+        assert guide.unnamed(advice) == [], advice.question
+        assert not re.search(r"\d\.\d", paragraphs.NUMBER.sub("", advice.text + advice.do)), advice.question
+    assert guide.unnamed(Advice("?", "", "{01.on_par.shown} {02.qv.shown}", "01.on_par=partly")) == ["02.qv"]
+
+
+def test_sureness_counts_open_rows_and_models():
+    """Open rows are counted; settled ones name their models; what has no scope is counted or exact."""
+    at = lambda verdict, model="": {"verdict": verdict, "scope": {"model": model} if model else {}}  # noqa: E731
+    rows = {
+        "01": {
+            "a": at("holds", "tiny"),
+            "b": at("holds", "real.gguf"),
+            "c": at("not settled", "tiny"),
+            "d": at("holds"),
+        }
+    }
+    assert guide.sureness(["01.a"], rows) == "settled on tiny alone"
+    assert guide.sureness(["01.a", "01.b", "01.d"], rows) == "settled on real and tiny"
+    assert guide.sureness(["01.a", "01.c"], rows) == "open in part: 1 of 2 rows are not settled"
+    assert guide.sureness(["01.d"], rows) == "counted or exact"
+
+
+def test_every_line_of_the_article_is_answered():
+    """Each line stands in the table, with its rows or with "nothing"."""
+    text = guide.as_markdown(ROWS)
+    for line in ARTICLE:
+        answer = next(row for row in text.split("\n") if row.startswith(f"| {line.says} |"))
+        assert all(f"`{name}`" in answer for name in paragraphs.rests_on(line.rests_on))
+        assert answer.endswith("| nothing |") == (not line.rests_on)
