@@ -119,3 +119,10 @@ def test_every_line_of_the_article_is_answered():
         answer = next(row for row in text.split("\n") if row.startswith(f"| {line.says} |"))
         assert all(f"`{name}`" in answer for name in paragraphs.rests_on(line.rests_on))
         assert answer.endswith("| nothing |") == (not line.rests_on)
+
+
+def test_counted_numbers_have_no_interval():
+    """An interval of one number is left out, a real one stays."""
+    text = guide.as_markdown(ROWS)
+    assert "0.8953 [" not in text and "0.8953" in text
+    assert ROWS["13"]["placement"]["shown"] in text and "[" in ROWS["13"]["placement"]["shown"]

@@ -85,9 +85,9 @@ ADVICES = [
     Advice(
         "LoRA+?",
         "Only if you cannot search the rate of plain LoRA.",
-        "Each at its own rate, whether ratio 16 is better is open ({08.better.shown} of the characters). At one low "
-        "rate for both its lead is larger than at own rates, by {08.trap.shown} nats: a comparison at one rate "
-        "shows the rate. It was not faster by as much as published.",
+        "Each at its own rate, whether ratio 16 is better is open (difference in the share of characters that are "
+        "right: {08.better.shown}). At one low rate for both its lead is larger than at own rates (a difference of "
+        "{08.trap.shown} nats): a comparison at one rate shows the rate. It was not faster by as much as published.",
         "08.better=not settled, 08.trap=holds, 08.faster=not reproduced, 08.ratio=not settled",
     ),
     Advice(
@@ -110,8 +110,9 @@ ADVICES = [
     Advice(
         "How to start A and B?",
         "B zero, A random.",
-        "B zero and A random ended {01.b_zero.shown} nats off the reverse, below it, both by Kaiming's rule. Both "
-        "random at full size did not recover: it ended {01.both_random.shown} above rank 1.",
+        "B zero and A random ended below the reverse, both by Kaiming's rule (difference in nats: "
+        "{01.b_zero.shown}). Both random at full size did not recover: it ended above rank 1, by "
+        "{01.both_random.shown} nats.",
         "01.b_zero=reproduced, 01.both_random=holds",
     ),
     Advice(
@@ -126,10 +127,11 @@ ADVICES = [
     Advice(
         "One adapter for two tasks, or two?",
         "Train one on both. Where you have two already, serve them side by side; a sum loses much.",
-        "The sum of two adapters kept {18.keeps.shown} of each one's gain, and was {18.beats_mixing.shown} nats "
-        "worse than one trained on both; TIES was not better than the sum. It was better than learning the tasks in "
-        "turn. An adapter is small (share of the weights: {19.share.shown}). A batch with 32 adapters took "
-        "{19.negligible.shown} longer, as a share, at 1 token a row, and {19.long_rows.shown} at 32.",
+        "The sum of two adapters kept only a share of each one's gain ({18.keeps.shown}), and was "
+        "{18.beats_mixing.shown} nats worse than one trained on both; TIES was not better than the sum. It was "
+        "better than learning the tasks in turn. An adapter is small (share of the weights: {19.share.shown}). A "
+        "batch with 32 adapters took longer by a share of {19.negligible.shown} at 1 token a row, and of "
+        "{19.long_rows.shown} at 32.",
         "18.keeps=not reproduced, 18.beats_mixing=does not hold, 18.ties_better=not reproduced, 18.sequence=holds, "
         "19.share=reproduced, 19.negligible=not reproduced, 19.long_rows=holds",
     ),
@@ -142,8 +144,8 @@ ARTICLE = [  # LoRA Without Regret (Thinking Machines, 2025), read second hand: 
     ),
     Line(
         "Its best rate is about ten times full fine-tuning's",
-        "13.ten_times=not settled, 13.higher_rate=holds, 01.higher_rate_far=not settled, "
-        "01.higher_rate_near=not settled",
+        "13.ten_times=not settled, 13.higher_rate=holds, 01.higher_rate_far=not settled, 01.higher_rate_near=not "
+        "settled",
     ),
     Line("One rate serves all ranks, under alpha / r", "07.shared=partly, 13.shared=not settled"),
     Line("Adapt the MLP: attention alone does worse", "13.placement=reproduced, 02.placement=not settled"),

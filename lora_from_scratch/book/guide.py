@@ -3,6 +3,7 @@
 python -m lora_from_scratch.book.guide          renew figures/GUIDE.md; fails if a row says otherwise than an advice
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def as_markdown(rows: paragraphs.Committed) -> str:
     lines = [HEAD]
     for advice in ADVICES:
         names = paragraphs.rests_on(advice.rests_on)
-        text = paragraphs.filled(advice.text, rows)
+        text = _counted(paragraphs.filled(advice.text, rows))
         lines += [f"## {advice.question}", "", f"**{advice.do}** {text}", ""]
         lines += [f"*How sure*: {sureness(list(names), rows)}.", "", "| row | verdict | measured | where |"]
         lines += ["|---|---|---|---|", *(_line(name, rows) for name in names), ""]
@@ -114,7 +115,12 @@ def _line(name: str, rows: paragraphs.Committed) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return " ".join(_counted(text).split()).replace("|", "\\|")
+
+
+def _counted(text: str) -> str:
+    """`text` with each interval that is one number, as a count has, left out: 0.5 [0.5, 0.5] is 0.5."""
+    return re.sub(r"(\S+) \[\1, \1\]", r"\1", text)
 
 
 if __name__ == "__main__":
