@@ -45,6 +45,8 @@ def test_exactly_enough_gives_this_plan(method, batch, checkpoint):
     if (method, batch) == ("qlora", 1):
         with pytest.raises(ValueError, match=f"need {memory:,} at least"):
             advise(LLAMA, memory - 1, 8 * 512)
+        with pytest.raises(ValueError, match=f"need {memory:,} at least"):  # whatever is tried last
+            advise(LLAMA, memory - 1, 8 * 512, methods=("qlora", "lora"))
     else:
         less = advise(LLAMA, memory - 1, 8 * 512)
         assert (less.method, less.batch, less.checkpoint) != (method, batch, checkpoint)

@@ -25,7 +25,7 @@ COMMITTED = row(-0.5, -0.6, -0.4)
     [
         (row(-0.41), COMMITTED, "inside"),
         (row(-0.39), COMMITTED, "same"),  # outside, and below -0.1 still
-        (row(-0.05), row(-0.2, -0.3, -0.11), "one seed"),  # the other side, within 0.095 · 2 of -0.205
+        (row(-0.025), row(-0.2, -0.3, -0.11), "one seed"),  # the other side, within 0.095 · √4 of -0.205
         (row(0.0), row(-0.2, -0.3, -0.11), "WRONG"),  # the other side, 0.205 off, beyond 0.19
         (row(0.3), COMMITTED, "WRONG"),
         (row(0.3), row(-0.5, -1.2, 0.2, verdict="not settled"), "one seed"),  # an open row is never wrong

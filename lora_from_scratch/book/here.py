@@ -59,8 +59,7 @@ def _part(kind: str, ours: dict, committed: dict, seeds: int) -> str:
 
 
 def _by_side(ours: dict, committed: dict) -> str:
-    settled = committed["verdict"] in ("yes", "no")
-    return SAME if settled and _leans(ours["estimate"]["value"], committed) == "same" else ONE_SEED
+    return SAME if _leans(ours["estimate"]["value"], committed) == "same" else ONE_SEED
 
 
 def _leans(value: float, committed: dict) -> str:
