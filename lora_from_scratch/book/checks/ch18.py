@@ -70,6 +70,7 @@ def check_lost(answer) -> str:
             1 - math.sqrt(squares[1] / squares[0])
         ),
         "divide by the norm of all of it, not by what is kept": math.sqrt(squares[2] / squares[1]),
+        "that is the norm of what is cut; divide it by the norm of all": math.sqrt(squares[2]),
     }
     for words, way in ways.items():
         if abs(value - way) < 0.002 or abs(value - 100 * way) < 0.2:
@@ -92,6 +93,7 @@ def check_dare(answer) -> str:
         return not_yet(f"the entry: {words}")
     known = {
         "": ENTRY * math.sqrt(DROP / (1 - DROP)),
+        "that is the mean; how far do draws lie from it?": ENTRY,
         "that is the variance; take its root": ENTRY**2 * DROP / (1 - DROP),
         "that is the root of the mean square; subtract the square of the mean first": ENTRY / math.sqrt(1 - DROP),
         "that is the spread of whether it stays, not of what it becomes": math.sqrt(DROP * (1 - DROP)),

@@ -57,6 +57,12 @@ def check_tokens(function) -> str:
         "right": lambda o, i, old, new: (old + new) * o * i / (new * (o + i)),
         "that is one merge; the old update is subtracted too": lambda o, i, old, new: o * i / (o + i),
         "the two updates have two ranks: the subtraction costs by `old`": lambda o, i, old, new: 2 * o * i / (o + i),
+        "half of it is missing: the 2 stands in a merge and in the path": lambda o, i, old, new: (
+            (old + new) * o * i / (2 * new * (o + i))
+        ),
+        "twice too much: the 2 stands in a merge and in the path": lambda o, i, old, new: (
+            2 * (old + new) * o * i / (new * (o + i))
+        ),
         "that is the subtraction alone": lambda o, i, old, new: old * o * i / (new * (o + i)),
         "it is the *new* adapter's path that is spared": lambda o, i, old, new: (old + new) * o * i / (old * (o + i)),
         "divide by what the path takes a token, new · (d_out + d_in)": lambda o, i, old, new: (old + new) * o * i,
@@ -80,7 +86,7 @@ def check_times(answer) -> str:
     got = number(answer)
     if got is None:
         return not_yet("give one number")
-    if abs(got - 2048 / 312) < 0.04:
+    if abs(got - 2048 / 312) < 0.07:
         return RIGHT
     mistakes = {
         8.0: "that is as if every adapter had rank 8; the large one needs its 64",

@@ -66,8 +66,8 @@ def table_of_weights(chosen: Mapping, best: Mapping) -> str:
 
 def table_of_losses(measured: Mapping, name: str, tasks: tuple[str, str], seeds: Sequence[int], best: Mapping) -> str:
     """One row a model: its weight, the losses on both tasks, their mean, and on English, over seeds."""
-    rows = []
-    for label in [label for label in measured[name, seeds[0]] if label not in ("twin", "w of its own")]:
+    rows, apart = [], ("twin", "w of its own", "twin, w = 1")  # measured on one task each
+    for label in [label for label in measured[name, seeds[0]] if label not in apart]:
         found = [measured[name, s][label] for s in seeds]
         means = [sum(losses[task] for task in tasks) / 2 for losses in found]
         columns = [*([losses[task] for losses in found] for task in tasks), means, [one["text"] for one in found]]
