@@ -1,0 +1,63 @@
+"""The clinic: every broken run shows its symptom and is named; not a word is said of a healthy one."""
+
+import pytest
+
+from lora_from_scratch.book.broken import healthy
+from lora_from_scratch.book.broken.case import Case, Seen
+from lora_from_scratch.book.broken.ward import CASES, QUESTIONS
+from lora_from_scratch.lab.cache import ROOT
+
+SEEN: dict[str, Seen] = {}
+
+
+def seen(name: str) -> Seen:
+    if name not in SEEN:
+        SEEN[name] = CASES[name].run(0)
+    return SEEN[name]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_broken_run_is_named_where_it_can_be_seen_and_its_healthy_twin_is_not(name):
+    """The finding that belongs to it and no other, or none where nothing in the four arguments shows it."""
+    case, found = CASES[name], seen(name)
+    assert case.right(found), [str(f) for f in (*found.findings, *found.silent)]
+    assert found.names == ({case.finding} if case.finding else set())
+    for finding in found.findings:
+        assert finding.evidence and all(isinstance(v, (int, float)) for v in finding.evidence.values())
+        assert finding.mend and "\n" not in finding.mend and str(finding).startswith(finding.name)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_broken_run_shows_its_symptom(name):
+    """The number is far from the healthy run's: by a third of the larger one at least."""
+    found = seen(name)
+    assert abs(found.broken - found.healthy) > max(abs(found.broken), abs(found.healthy)) / 3
+
+
+def test_what_stands_in_the_folder_is_told_by_the_folder():
+    for name, words in (("another engine reads alpha otherwise", "computes something else"),
+                        ("the server refuses it", "--max-lora-rank of at least 32")):  # fmt: skip
+        assert words in seen(name).elsewhere
+
+
+def test_not_a_word_is_said_of_healthy_runs():
+    """Every kind of adapter, before a step, after some, taken up again, and at use."""
+    alarms = {name: [str(f) for f in found] for name, found in healthy.said(0) if found}
+    assert alarms == {} and len(healthy.TRAINING) > 20
+
+
+def test_all_questions_have_a_case_and_each_case_a_chapter_a_mend_and_a_thread():
+    chapters = {path.name[:2] for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.py")}
+    assert len(QUESTIONS) == 26 and sum(map(len, QUESTIONS.values()), 0) == len(CASES)
+    for case in CASES.values():
+        assert case.chapter in chapters and case.mend and case.threads and case.slip and case.number
+
+
+def test_a_case_says_what_shows_it_or_why_nothing_does():
+    plain = dict(name="x", group="lost", asks="?", slip="", mend="", number="", run=lambda seed: Seen(0, 1))
+    with pytest.raises(ValueError, match="the finding that shows it, or the reason"):
+        Case(**plain)
+    with pytest.raises(ValueError, match="the group is 'elsewhere'"):
+        Case(**(plain | {"group": "elsewhere", "finding": "y"}))
+    case = Case(**plain, unseen="it stands in a file")
+    assert case.right(Seen(0, 1)) and not case.right(Seen(0, 1, silent=["a false alarm"]))

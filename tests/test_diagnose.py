@@ -1,0 +1,420 @@
+"""diagnose: it changes nothing, says nothing of what is well, and names what is broken by the numbers that show it.
+
+The runs of the clinic, broken and healthy, are in test_broken.py; models under PEFT in parity/test_diagnose_parity.py.
+"""
+
+import copy
+import random
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lora_from_scratch import AdapterConfig, LoRALinear, NF4Linear, PagedAdamW, add_adapters
+from lora_from_scratch.diagnose import Finding, diagnose
+from lora_from_scratch.inject import is_adapter
+from lora_from_scratch.lab.answers import Example, answer_loss
+from lora_from_scratch.lab.llama import LlamaConfig, TinyLlama
+
+SIZES = LlamaConfig(32, 32, 48, 2, 4, 2, 16)
+X = torch.randn(5, 3, 6, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    """Two adapted layers with biases, a norm with statistics, and dropout: all that a pass may move."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 4)
+        self.norm, self.drop = nn.BatchNorm1d(8), nn.Dropout(0.5)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        h = self.norm(self.first(x).transpose(1, 2)).transpose(1, 2)
+        return self.second(self.drop(h))
+
+
+def net(config: AdapterConfig | None = None) -> nn.Module:
+    return add_adapters(Net(), config or AdapterConfig(rank=2, alpha=4))
+
+
+def llama(**changes: object) -> nn.Module:
+    torch.manual_seed(0)
+    return add_adapters(TinyLlama(SIZES), AdapterConfig(**({"rank": 4, "alpha": 16} | changes)))
+
+
+def examples() -> list[Example]:
+    draw = random.Random(0)
+    return [Example(tuple(draw.randrange(2, 32) for _ in range(6 + i)), 3) for i in range(4)]
+
+
+def optimizer_of(model: nn.Module, rate: float = 1e-2) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate)
+
+
+def square(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return model(x).square().mean()
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, times: int = 1) -> None:
+    for _ in range(times):
+        optimizer.zero_grad()
+        answer_loss(model, examples()).backward()
+        optimizer.step()
+
+
+def names(*arguments: object, **named: object) -> list[str]:
+    return [finding.name for finding in diagnose(*arguments, **named)]
+
+
+def state_of(model: nn.Module) -> dict:
+    return {
+        "numbers": {n: t.clone() for n, t in model.state_dict().items()},
+        "flags": [p.requires_grad for p in model.parameters()],
+        "gradients": [p.grad for p in model.parameters()],
+        "their numbers": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
+        "modes": [m.training for m in model.modules()],
+        "hooks": [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()],
+        "random": (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()),
+    }
+
+
+def assert_same(before: dict, after: dict) -> None:
+    for name, tensor in before["numbers"].items():
+        assert torch.equal(tensor, after["numbers"][name]), name
+    for what in ("flags", "modes", "hooks"):
+        assert before[what] == after[what], what
+    for was, is_, numbers in zip(before["gradients"], after["gradients"], before["their numbers"], strict=True):
+        assert was is is_ and (numbers is None or torch.equal(numbers, is_))
+    assert torch.equal(before["random"][0], after["random"][0]) and before["random"][1] == after["random"][1]
+    assert (before["random"][2] == after["random"][2]).all()
+
+
+# It changes nothing
+
+
+def restless(model, x):
+    """A loss that moves all it can reach: modes, flags and every random state."""
+    model.eval()
+    model.train()
+    model.first.base.requires_grad_(True)
+    random.random(), np.random.rand(), torch.rand(3)
+    return square(model, x)
+
+
+def test_everything_is_as_it_was():
+    """Modes, gradients (None and not), flags, running statistics, hooks and random states, whatever the loss does."""
+    model = net()
+    model.second.B.grad, model.norm.bias.grad = torch.ones(4, 2), torch.full((8,), 3.0)
+    model.drop.eval()
+    before = state_of(model)
+    diagnose(model, optimizer_of(model), X, restless)
+    assert_same(before, state_of(model))
+
+
+def test_everything_is_as_it_was_after_an_error_too_and_the_error_tells_what_was_seen():
+    model = net()
+    model.first.A.grad = torch.ones(2, 6)
+    optimizer = torch.optim.AdamW([model.first.A])  # so there is something to tell
+    before = state_of(model)
+
+    def fails(model, x):
+        restless(model, x).backward()
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory") as raised:
+        diagnose(model, optimizer, X, fails)
+    assert any("the optimizer misses trainable parameters" in note for note in raised.value.__notes__)
+    assert_same(before, state_of(model))
+
+
+def test_an_optimizer_that_steps_within_backward_does_not_step():
+    model, optimizers = llama(), {}
+    for p in [p for p in model.parameters() if p.requires_grad]:
+        optimizers[p] = torch.optim.AdamW([p], lr=0.1)
+        p.register_post_accumulate_grad_hook(lambda q: optimizers[q].step())
+    checkpointed = copy.copy(model.model.layers[0].forward)
+    model.model.layers[0].forward = lambda x, *rest: torch.utils.checkpoint.checkpoint(
+        checkpointed, x.requires_grad_(True), *rest, use_reentrant=True
+    )  # so that backward() itself must be called
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    diagnose(model, list(optimizers.values()), examples(), answer_loss)
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+    answer_loss(model, examples()).backward()  # and afterwards it does
+    assert not all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+
+
+def test_it_runs_forward_once_and_without_a_loss_not_at_all():
+    model = net()
+    diagnose(model), diagnose(model, optimizer_of(model)), diagnose(model, batch=X)
+    assert model.calls == 0
+    diagnose(model, optimizer_of(model), X, square)
+    assert model.calls == 1
+
+
+def test_it_works_where_gradients_are_off():
+    model = llama()
+    with torch.no_grad():
+        assert diagnose(model, optimizer_of(model), examples(), answer_loss) == []
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("a model",), "give the model itself"),
+        ((nn.Linear(2, 2), "adam"), "give a torch optimizer"),
+        ((nn.Linear(2, 2), None, X, 3.0), "give the function of"),
+        ((nn.Linear(2, 2), None, None, square), "there is a loss and no batch"),
+        ((nn.Linear(6, 2), None, X, lambda m, x: m(x)), "must give one number"),
+        ((nn.Linear(6, 2), None, X, lambda m, x: 3.0), "must give one number"),
+    ],
+)
+def test_bad_arguments_are_refused_by_what_they_are(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        diagnose(*arguments)
+
+
+def test_a_finding_reads_as_one_line():
+    found = Finding("x is wrong", {"layers": 1234, "share": 0.25}, "mend it")
+    assert str(found) == "x is wrong (layers 1,234, share 0.25): mend it"
+
+
+# Parameters and optimizers
+
+
+def test_a_base_weight_that_trains_is_told_and_a_trained_bias_of_another_part_is_not():
+    model = net()
+    model.first.base.weight.requires_grad_(True)
+    (found,) = diagnose(model)
+    assert found.name == "the base is not frozen"
+    assert found.evidence == {"layers": 1, "of": 2, "numbers of the base that train": 48, "numbers of the adapters": 52}
+
+
+def test_nothing_trainable_is_told_only_where_training_is_meant():
+    model = net().requires_grad_(False)
+    nn.init.normal_(model.first.B), nn.init.normal_(model.second.B)
+    for meant in ((model, torch.optim.SGD(model.parameters(), 0.1)), (model, None, X, square)):
+        assert names(*meant) == ["nothing is trainable"]
+    assert names(model) == [] and names(model.eval(), None, X, square) == []
+    plain = Net().requires_grad_(False)
+    assert names(plain, torch.optim.SGD(plain.parameters(), 0.1)) == ["nothing is trainable"]
+
+
+def test_each_trainable_parameter_must_be_in_one_of_the_optimizers():
+    model = net()
+    every = [p for p in model.parameters() if p.requires_grad]
+    some, rest = torch.optim.AdamW(every[:1]), PagedAdamW(every[1:])
+    (found,) = diagnose(model, some)
+    assert found.name == "the optimizer misses trainable parameters"
+    assert found.evidence == {"trainable tensors not in it": 3, "of": 4, "that it holds in vain": 0}
+    assert names(model, [some, rest]) == [] and names(model, torch.optim.SGD(model.parameters(), 0.1)) == []
+
+
+def test_float16_is_told_and_bfloat16_is_not():
+    assert names(net().half()) == ["trained in float16"] and names(net().bfloat16()) == []
+    assert names(add_adapters(Net().half(), AdapterConfig(rank=2, alpha=4))) == []  # float32 adapters over float16
+
+
+def test_adapters_on_adapters_are_told():
+    model = net()
+    outer = LoRALinear(nn.Linear(6, 8), 2, 4)
+    outer.base = model.first
+    model.first = outer
+    assert names(model) == ["adapters on adapters"]
+
+
+def test_what_trains_beside_the_adapters_is_told_by_name():
+    model = llama()
+    model.model.embed_tokens.requires_grad_(True)
+    model.model.norm.requires_grad_(True)
+    first, second = diagnose(model)
+    assert first.name == "an embedding trains and is not saved" and "model.embed_tokens.weight" in first.mend
+    assert second.name == "trained beside the adapters and not saved" and "model.norm.weight" in second.mend
+    assert names(TinyLlama(SIZES)) == []  # without adapters all of it is saved
+
+
+def test_a_fresh_head_that_is_frozen_is_told_in_training_alone():
+    model = llama()
+    model.score = nn.Linear(32, 3).requires_grad_(False)
+    optimizer = optimizer_of(model)
+    assert names(model, optimizer) == ["a new head is frozen"] and names(model) == []
+    with torch.no_grad():
+        model.score.weight[:, :16] *= 2  # as something that was trained
+    assert names(model, optimizer) == []
+
+
+def test_a_state_dict_with_a_filter_over_it_is_told_if_it_loses_adapters():
+    model = net()
+    whole = model.state_dict
+    model.state_dict = lambda *a, **k: whole()
+    assert names(model) == []
+    model.state_dict = lambda *a, **k: {n: t for n, t in whole().items() if "second" in n}
+    (found,) = diagnose(model)
+    assert found.name == "saving leaves the adapters out" and found.evidence == {"adapters left out": 1, "of": 2}
+
+
+# Values
+
+
+def test_b_zero_is_well_at_the_start_and_wrong_after_steps():
+    """Zero gradients for all, so that the steps move nothing; one step may still have had a rate of zero."""
+    model = llama()
+    optimizer = optimizer_of(model)
+    assert names(model) == names(model, optimizer) == []
+    for count, said in ((1, []), (2, ["an adapter does nothing"])):
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p) if p.requires_grad else None
+        optimizer.step()
+        assert names(model, optimizer) == said, count
+
+
+def test_b_zero_with_gradients_behind_it_is_a_rate_of_zero():
+    model = llama()
+    optimizer = optimizer_of(model, rate=0.0)
+    step(model, optimizer, 3)
+    assert names(model, optimizer) == []
+
+
+def test_an_adapter_without_its_tensors_is_told_in_use_and_among_others():
+    model = llama()
+    optimizer = optimizer_of(model)
+    frozen = copy.deepcopy(model).requires_grad_(False)
+    assert names(frozen) == ["an adapter does nothing"]
+    step(model, optimizer, 2)
+    assert names(copy.deepcopy(model).requires_grad_(False)) == []
+    layer = model.model.layers[0].self_attn.q_proj
+    layer.B.data.zero_()
+    (found,) = diagnose(model)
+    assert found.name == "an adapter does nothing" and found.evidence["adapters with B A = 0"] == 1
+    assert "model.layers.0.self_attn.q_proj" in found.mend
+
+
+def test_a_and_b_both_zero_never_learn_and_are_told_at_the_start():
+    model = llama()
+    for layer in filter(is_adapter, model.modules()):
+        layer.A.data.zero_()
+    (found,) = diagnose(model)
+    assert found.name == "an adapter does nothing" and "draw A anew" in found.mend
+
+
+# One pass
+
+
+def test_gradients_that_are_cut_off_are_told_and_layers_that_are_not_called_are_not():
+    """A part under no_grad; and an expert that this batch does not choose."""
+    model = llama()
+    block = model.model.layers[0]
+    block.mlp.forward, forward = (lambda x: x), block.mlp.forward
+    assert names(model, optimizer_of(model), examples(), answer_loss) == []
+    block.mlp.forward = lambda x: forward(x).detach()
+    (found,) = diagnose(model, optimizer_of(model), examples(), answer_loss)
+    assert found.name == "gradients are cut off" and found.evidence == {"adapters without a gradient": 3, "of": 14}
+
+
+def test_a_loss_with_nothing_behind_it_is_told():
+    model = llama()
+    loss = lambda m, batch: answer_loss(m, batch).detach()  # noqa: E731
+    assert names(model, optimizer_of(model), examples(), loss) == ["gradients are cut off"]
+
+
+@pytest.mark.parametrize("rate, told", [(1e-6, True), (1e-2, False), (2e-4, False)])
+def test_a_rate_that_can_do_nothing_is_told(rate, told):
+    """By what a step could take off the loss; a rate above the usual ones of all weights is left alone."""
+    model = llama()
+    found = diagnose(model, optimizer_of(model, rate), examples(), answer_loss)
+    assert [f.name for f in found] == (["the rate is too low for an adapter"] if told else [])
+    if told:
+        gradients = torch.autograd.grad(
+            loss := answer_loss(model, examples()), [p for p in model.parameters() if p.requires_grad]
+        )
+        share = rate * sum(float(g.abs().sum()) for g in gradients) / loss.item()
+        assert found[0].evidence["share of the loss that a step can take at most"] == pytest.approx(share, rel=1e-4)
+
+
+def test_a_rate_is_taken_at_its_height_and_after_the_start_not_at_all():
+    model = llama()
+    optimizer = optimizer_of(model)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1e-6)
+    assert optimizer.param_groups[0]["lr"] < 1e-7 and diagnose(model, optimizer, examples(), answer_loss) == []
+    slow = optimizer_of(model, 1e-6)
+    step(model, slow, 2)
+    assert names(model, slow, examples(), answer_loss) == []
+    fresh = llama()
+    assert (
+        names(fresh, torch.optim.SGD([p for p in fresh.parameters() if p.requires_grad], 1e-6), examples(), answer_loss)
+        == []
+    )
+
+
+def test_dropout_is_told_at_use_alone():
+    model = llama(dropout=0.1).train()
+    ids = torch.tensor([[1, 2, 3]])
+    (found,) = diagnose(model, batch=ids)
+    assert found.name == "dropout is on at use" and found.evidence == {"layers with dropout on": 14, "probability": 0.1}
+    assert names(model) == names(model, optimizer_of(model)) == names(model.eval(), batch=ids) == []
+    assert names(Net().train(), batch=X) == ["dropout is on at use"]
+
+
+def test_over_four_bits_it_decodes_nothing_but_what_the_forward_does(monkeypatch):
+    model = net()
+    model.first.base = NF4Linear.from_linear(nn.Linear(6, 8))
+    monkeypatch.setattr(NF4Linear, "weight", property(lambda self: pytest.fail("decoded")))
+    assert names(model) == [] and names(model, optimizer_of(model)) == []
+
+
+# Labels
+
+
+def losses(begin: int = 0, end: int = 0, shift: int = 0):
+    """The answers' loss with its mask `begin` tokens too far, `end` too short."""
+
+    def loss(model, batch):
+        cut = [Example(e.ids[: len(e.ids) - end], e.start + begin) for e in batch]
+        return answer_loss(model, cut)
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    "begin, end, said",
+    [
+        (0, 0, []),
+        (-1, 0, ["the loss counts the prompt"]),
+        (-2, 0, ["the loss counts the prompt"]),
+        (1, 0, ["the loss leaves out the first token of the answer"]),
+        (0, 1, ["the end of an answer is not learnt"]),
+        (1, 1, ["the end of an answer is not learnt"]),  # and the first token; told with it below
+    ],
+)
+def test_what_a_loss_counts_is_seen_by_its_gradient(begin, end, said):
+    model = llama()
+    found = names(model, optimizer_of(model), examples(), losses(begin, end))
+    assert set(said) <= set(found) and (len(found) == len(said) or (begin, end) == (1, 1))
+
+
+def test_places_that_are_counted_are_numbers():
+    model = llama()
+    (found,) = diagnose(model, optimizer_of(model), examples(), losses(-2))
+    answers = sum(len(e.ids) - e.start for e in examples())
+    assert found.evidence == {"places of the prompt counted": 8, "places of the answer counted": answers}
+
+
+@pytest.mark.parametrize("shifted", [0, 1, 2])
+def test_labels_that_are_off_by_one_are_told(shifted):
+    """A pair (inputs, labels): the label of a place is the next token."""
+    model, ids = llama(), torch.randint(0, 32, (4, 12), generator=torch.Generator().manual_seed(0))
+    pair = (ids[:, :9], ids[:, shifted : 9 + shifted])
+    loss = lambda m, batch: F.cross_entropy(m(batch[0]).flatten(0, 1), batch[1].flatten())  # noqa: E731
+    said = names(model, optimizer_of(model), pair, loss)
+    assert said == (["the labels are off by one"] if shifted == 0 else [])
+
+
+def test_a_batch_that_says_nothing_of_its_answers_is_left_alone():
+    """Windows of text, of which every token is learnt."""
+    model, ids = llama(), torch.randint(0, 32, (4, 12), generator=torch.Generator().manual_seed(0))
+    loss = lambda m, w: F.cross_entropy(m(w[:, :-1]).flatten(0, 1), w[:, 1:].flatten())  # noqa: E731
+    assert diagnose(model, optimizer_of(model), ids, loss) == []
