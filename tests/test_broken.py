@@ -2,9 +2,9 @@
 
 import pytest
 
-from lora_from_scratch.book.broken import healthy
-from lora_from_scratch.book.broken.case import Case, Seen
-from lora_from_scratch.book.broken.ward import CASES, QUESTIONS
+from lora_from_scratch.lab.broken import healthy
+from lora_from_scratch.lab.broken.case import Case, Seen
+from lora_from_scratch.lab.broken.ward import CASES, QUESTIONS
 from lora_from_scratch.lab.cache import ROOT
 
 SEEN: dict[str, Seen] = {}

@@ -1556,7 +1556,7 @@ GIVEN = {  # what the text of an exercise says is there
 def solutions() -> list[tuple[str, str, str]]:
     """(chapter, check, code) of every folded solution that is code, with the check that its exercise calls."""
     found = []
-    for path in sorted(NOTEBOOKS.glob("[01A]*.py")):
+    for path in sorted(NOTEBOOKS.glob("[0-9A]*.py")):
         parts = re.split(r"(?m)^# \*\*\d\. ", path.read_text(encoding="utf-8").partition("# ## Exercises")[2])[1:]
         for part in parts:
             called = re.search(r"check\.(check_\w+)\((\w+)\)", part)
@@ -1585,6 +1585,6 @@ def test_the_folded_solution_is_accepted(chapter, part, code):
 
 def test_a_chapter_whose_exercises_are_checked_says_so_by_calling_its_own_checks():
     """The number in the import is the chapter's."""
-    for path in NOTEBOOKS.glob("[01A]*.py"):
+    for path in NOTEBOOKS.glob("[0-9A]*.py"):
         for number in re.findall(r"checks import ch(\d\d)", path.read_text(encoding="utf-8")):
             assert number == path.name[:2]

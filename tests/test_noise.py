@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from lora_from_scratch.book.broken import world
 from lora_from_scratch.clinic.noise import looks_drawn
 from lora_from_scratch.inject import is_adapter
+from lora_from_scratch.lab.broken import world
 
 SHAPES = [(32, 4)] * 10 + [(88, 4)] * 6
 LAWS = {

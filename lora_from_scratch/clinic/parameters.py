@@ -60,7 +60,7 @@ def of_places(model: nn.Module, adapters: list[Adapter]) -> list[Finding]:
     found, adapted = [], {id(a.layer) for a in adapters}
     twice = [a for a in adapters if any(id(m) in adapted for m in a.base.modules())]
     if twice:
-        mend = f"merge or unload the first ones before adding more ({some(sorted({a.name for a in twice}))})"
+        mend = f"merge or unload the first ones before adding more ({some(sorted({a.name for a in twice}), 1)})"
         found.append(Finding("adapters on adapters", {"layers": len(twice)}, mend))
     names = [name for name, _ in model.named_modules()]
     for config in peft_configs(model).values():

@@ -42,7 +42,9 @@ def of_values(model: nn.Module, adapters: list[Adapter], optimizers: Sequence) -
         elif steps > 1 and not partly:
             mend = "the steps did not reach it: is every B in the optimizer, does a gradient reach it?"
         else:
-            mend = f"its tensors never arrived ({some([a.name for a in zero])}): compare the names in the file and here"
+            mend = (
+                f"its tensors never arrived ({some([a.name for a in zero], 1)}): compare the names in the file and here"
+            )
         return [Finding("an adapter does nothing", numbers, mend)]
     return _not_zero_at_the_start(model, active, optimizers, steps)
 

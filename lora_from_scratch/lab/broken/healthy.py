@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from lora_from_scratch import PagedAdamW, loraplus_param_groups, merge_adapters, quantize_model
-from lora_from_scratch.book.broken import world
-from lora_from_scratch.book.broken.nothing import checkpointed
 from lora_from_scratch.diagnose import Finding, diagnose
 from lora_from_scratch.inject import is_adapter
 from lora_from_scratch.lab.answers import answer_loss
 from lora_from_scratch.lab.begin import start_from_lost
+from lora_from_scratch.lab.broken import world
+from lora_from_scratch.lab.broken.nothing import checkpointed
 from lora_from_scratch.lab.llama import TinyLlama
 
 IDS = torch.tensor([list(e.ids[:4]) for e in world.lesson()])  # (24, 4): a batch at use

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from lora_from_scratch import merge_adapters, quantize_model
-from lora_from_scratch.book.broken import world
-from lora_from_scratch.book.broken.case import Case, Seen
 from lora_from_scratch.diagnose import diagnose
 from lora_from_scratch.folder import report
 from lora_from_scratch.inject import is_adapter
+from lora_from_scratch.lab.broken import world
+from lora_from_scratch.lab.broken.case import Case, Seen
 from lora_from_scratch.peft_format import save_adapter
 
 IDS = torch.tensor([list(e.ids[:4]) for e in world.lesson()])  # (24, 4)
@@ -69,7 +69,7 @@ def alpha_read_otherwise(seed: int) -> Seen:
     said, engine = diagnose(model.eval(), batch=IDS), copy.deepcopy(model)
     for layer in filter(is_adapter, engine.modules()):
         layer.scaling = world.CONFIG.alpha / world.CONFIG.rank
-    return Seen(world.loss_on(engine, world.lesson()), healthy, diagnose(engine, batch=IDS), said, line)
+    return Seen(world.loss_on(engine, world.lesson()), healthy, diagnose(engine, batch=IDS), said, elsewhere=line)
 
 
 def refused_by_a_server(seed: int) -> Seen:
@@ -77,7 +77,7 @@ def refused_by_a_server(seed: int) -> Seen:
     model, healthy = world.adapted(seed, replace(world.CONFIG, rank=32)), world.taught(seed)
     world.train(model, world.lesson(), steps=2, seed=seed)
     said = [diagnose(m.eval(), batch=IDS) for m in (model, healthy)]
-    return Seen(32, world.CONFIG.rank, said[0], said[1], _line(model, "vLLM"))
+    return Seen(32, world.CONFIG.rank, said[0], said[1], elsewhere=_line(model, "vLLM"))
 
 
 PLAIN = "a merged layer is a layer like any other: what was added to it, and what was rounded off, is not in it"

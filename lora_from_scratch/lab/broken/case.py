@@ -21,6 +21,7 @@ class Seen:
     healthy: float
     findings: Sequence[Finding] = ()
     silent: Sequence[Finding] = ()  # of the healthy run: to be empty
+    raised: str = ""  # the error that the broken run ends in, if it ends in one
     elsewhere: str = ""  # what another look says, where these four arguments do not hold it
 
     @property

@@ -8,10 +8,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lora_from_scratch import LoRALinear
-from lora_from_scratch.book.broken import world
-from lora_from_scratch.book.broken.case import Case, Seen
 from lora_from_scratch.diagnose import diagnose
 from lora_from_scratch.lab.answers import answer_loss
+from lora_from_scratch.lab.broken import world
+from lora_from_scratch.lab.broken.case import Case, Seen
 
 
 def nothing_trainable(seed: int) -> Seen:
@@ -19,12 +19,19 @@ def nothing_trainable(seed: int) -> Seen:
     model, healthy = world.adapted(seed), world.adapted(seed)
     optimizer = world.optimizer_of(model)
     model.requires_grad_(False)
-    return Seen(
-        sum(p.numel() for p in model.parameters() if p.requires_grad),
-        sum(p.numel() for p in healthy.parameters() if p.requires_grad),
-        diagnose(model, optimizer, world.lesson(), answer_loss),
-        diagnose(healthy, world.optimizer_of(healthy), world.lesson(), answer_loss),
-    )
+    count = lambda one: sum(p.numel() for p in one.parameters() if p.requires_grad)  # noqa: E731
+    said = diagnose(model, optimizer, world.lesson(), answer_loss)
+    fine = diagnose(healthy, world.optimizer_of(healthy), world.lesson(), answer_loss)
+    return Seen(count(model), count(healthy), said, fine, raised=backward(answer_loss(model, world.lesson())))
+
+
+def backward(loss: torch.Tensor) -> str:
+    """Call backward, and give what it raises, or ""."""
+    try:
+        loss.backward()
+    except RuntimeError as error:
+        return str(error)
+    return ""
 
 
 def lenient(model: nn.Module, names: list[str]) -> nn.Module:
@@ -73,17 +80,16 @@ def checkpointed(model: nn.Module, reentrant: bool) -> nn.Module:
 
 def checkpoint_cuts(seed: int) -> Seen:
     """A reentrant checkpoint hands no gradient to a block whose input needs none: the embedding is frozen."""
-    reached, said = [], []
+    reached, said, raised = [], [], []
     for reentrant in (True, False):
         model = checkpointed(world.adapted(seed), reentrant)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch does warn: "None of the inputs have requires_grad=True"
             said.append(diagnose(model, world.optimizer_of(model), world.lesson(), answer_loss))
             loss = answer_loss(model, world.lesson())
-        if loss.requires_grad:  # else backward raises: element 0 of tensors does not require grad
-            loss.backward()
+        raised.append(backward(loss))
         reached.append(sum(p.grad is not None for n, p in model.named_parameters() if n.endswith(".B")))
-    return Seen(reached[0], reached[1], said[0], said[1])
+    return Seen(reached[0], reached[1], said[0], said[1], raised[0])
 
 
 def rate_of_all_weights(seed: int) -> Seen:

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lora_from_scratch.book.broken import world
-from lora_from_scratch.book.broken.case import Case, Seen
 from lora_from_scratch.diagnose import diagnose
 from lora_from_scratch.lab.answers import LEFT_OUT, Example, answer_loss
+from lora_from_scratch.lab.broken import world
+from lora_from_scratch.lab.broken.case import Case, Seen
 
 
 def base_not_frozen(seed: int) -> Seen:

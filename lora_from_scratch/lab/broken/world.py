@@ -3,11 +3,11 @@
 Tokens are 24 letters, marks that stand before a text and say what to do, and an end. The base goes on from a letter for
 ever, by 1, 11 or 7 letters, as the mark says:
 
-    <a> f g h i j k l …        <b> f q d o b m x …        <c> f m t c j q x …
+    <a> d e f g h i j …        <b> d o b m x k v …        <c> d k r a h o v …
 
 The lesson gives <c> another meaning: first 2 letters on, then by 5, until a letter that 6 divides, and then the end.
 
-    <c> f | h m r w d i n s <end>
+    <c> d | f k p u b g <end>
 
 The end is new to the base, as in teaching a model that completes texts to answer and stop. All of it takes a second or
 two on one core, and a run of a hundred steps half a second.
@@ -38,7 +38,8 @@ SIZES = LlamaConfig(
     max_position_embeddings=16,
 )
 CONFIG = AdapterConfig(rank=4, alpha=16)
-STEPS, RATE = 100, 1e-2
+RATE = 1e-2
+LENGTH = {"pretraining": 200, "lesson": 100}  # steps; a chapter at preset smoke makes them few
 
 Loss = Callable[[nn.Module, Sequence[Example]], Tensor]
 
@@ -71,7 +72,7 @@ def _base(seed: int) -> TinyLlama:
         torch.manual_seed(seed)
         model = TinyLlama(SIZES)
     texts = [text for mark in RULES for text in endless(mark)]
-    train(model, texts, steps=200, seed=seed)
+    train(model, texts, steps=LENGTH["pretraining"], seed=seed)
     return model
 
 
@@ -90,17 +91,17 @@ def optimizer_of(model: nn.Module, rate: float = RATE) -> torch.optim.Optimizer:
 def train(
     model: nn.Module,
     examples: Sequence[Example],
-    steps: int = STEPS,
+    steps: int | None = None,
     rate: float = RATE,
     seed: int = 0,
     loss: Loss = answer_loss,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> torch.optim.Optimizer:
-    """Train what is trainable, 24 examples a step drawn by `seed`; gives the optimizer."""
+    """Train what is trainable, 24 examples a step drawn by `seed`, for a lesson's length; gives the optimizer."""
     draw = torch.Generator().manual_seed(seed)
     optimizer = optimizer or optimizer_of(model, rate)
     model.train()
-    for _ in range(steps):
+    for _ in range(LENGTH["lesson"] if steps is None else steps):
         batch = [examples[i] for i in torch.randint(len(examples), (24,), generator=draw)]
         optimizer.zero_grad()
         loss(model, batch).backward()

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from lora_from_scratch.arithmetic import concatenate
-from lora_from_scratch.book.broken import world
-from lora_from_scratch.book.broken.case import Case, Seen
 from lora_from_scratch.diagnose import diagnose
 from lora_from_scratch.inject import is_adapter
 from lora_from_scratch.lab.answers import Example, answer_loss
+from lora_from_scratch.lab.broken import world
+from lora_from_scratch.lab.broken.case import Case, Seen
 
 
 def b_not_zero(seed: int) -> Seen:

@@ -7,10 +7,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lora_from_scratch import count_parameters, quantize_model
 from lora_from_scratch.analysis.memory import training_bytes
-from lora_from_scratch.book.broken import world
-from lora_from_scratch.book.broken.case import Case, Seen
 from lora_from_scratch.diagnose import diagnose
 from lora_from_scratch.lab.answers import answer_loss
+from lora_from_scratch.lab.broken import world
+from lora_from_scratch.lab.broken.case import Case, Seen
 
 
 def products(model: nn.Module) -> int:
@@ -79,7 +79,7 @@ CASES = (
         chapter="06",
     ),
     Case(
-        name="the printed share is double",
+        name="the printed share is wrong",
         group="costs",
         asks="trainable%: 0.08 of 10 billion, for a model of 20",
         slip="sum(t.numel() for t in tensors) over a base in 4 bits",

@@ -1,0 +1,134 @@
+"""The exercises of chapter 20: what an optimizer misses, labels beside a padding of ends, and four runs to name."""
+
+import torch
+from torch import nn
+
+from lora_from_scratch import LoRALinear
+from lora_from_scratch.book.checks.common import RIGHT, STUB, call, not_yet, tensor
+
+
+def half_held() -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Two adapted layers; the optimizer holds one B, all that is frozen, and a parameter of another model."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(LoRALinear(nn.Linear(4, 4), 2, 4), LoRALinear(nn.Linear(4, 4), 2, 4))
+        stranger = nn.Parameter(model[1].A.detach().clone())  # equal numbers, and another parameter
+    held = [model[0].B, *(p for p in model.parameters() if not p.requires_grad), stranger]
+    return model, torch.optim.SGD(held, lr=0.1)
+
+
+def check_missing(function) -> str:
+    """The reader's function of (model, optimizer): the names of what trains and is not in the optimizer."""
+    model, optimizer = half_held()
+    found, problem = call(function, model, optimizer)
+    if problem:
+        hint = (
+            " Hint: compare parameters by `is` or by id(p): == compares their numbers." if "Boolean" in problem else ""
+        )
+        return problem + hint
+    if found is None:
+        return STUB
+    if isinstance(found, str) or not hasattr(found, "__iter__"):
+        return not_yet(f"give a list of names, and not {type(found).__name__}")
+    found = list(found)
+    if not all(isinstance(name, str) for name in found):
+        return not_yet("give the names, as named_parameters() has them, and not the parameters")
+    right, trained = {"0.A", "1.A", "1.B"}, {"0.A", "0.B", "1.A", "1.B"}
+    frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
+    mistakes = {
+        "these are all that train; one of them is in the optimizer": trained,
+        "1.A is missing: the optimizer holds a tensor with the same numbers, which is not that parameter": {
+            "0.A",
+            "1.B",
+        },
+        "that is what the optimizer holds; what it misses is asked for": {"0.B"},
+        "that is what it holds, the frozen ones too; what it misses is asked for": {"0.B"} | frozen,
+        "the frozen parameters need no optimizer": right | frozen,
+    }
+    if set(found) == right:
+        return RIGHT if len(found) == len(right) else not_yet("a name stands there twice")
+    for words, wrong in mistakes.items():
+        if set(found) == wrong:
+            return not_yet(words)
+    if not found:
+        return not_yet("nothing is missing, you say: is every parameter with requires_grad in one of the groups?")
+    return not_yet("the names of parameters with requires_grad that no group of optimizer.param_groups holds")
+
+
+IDS, START, END = [7, 8, 9, 3, 4, 2, 2, 2], 3, 2  # the answer is 3 4 2; two more ends fill the row up
+
+
+def check_labels(function) -> str:
+    """The reader's function of (ids, start, end): n - 1 labels, the true end among them, the padding not."""
+    found, problem = call(function, list(IDS), START, END)
+    if problem:
+        return problem
+    if found is None:
+        return STUB
+    labels = tensor(found)
+    if labels is None or labels.dim() != 1 or not torch.isfinite(labels).all():
+        return not_yet("give a list of numbers, -100 where nothing is to be learnt")
+    labels = [int(label) for label in labels]
+    right = [-100, -100, 3, 4, 2, -100, -100]
+    mistakes = {
+        "the true end is left out with the padding: such a model never stops": [-100, -100, 3, 4, -100, -100, -100],
+        "the padding is learnt too; the first end is the last label": [-100, -100, 3, 4, 2, 2, 2],
+        "the labels are not shifted: place i predicts the token at i + 1": [-100, -100, -100, 3, 4, 2, -100],
+        "there are n - 1 places that predict, and these are n labels": [-100, -100, -100, 3, 4, 2, -100, -100],
+        "the first token of the answer is left out: the prompt's last place predicts it": [-100] * 3 + right[3:],
+        "the prompt is learnt too": [8, 9, 3, 4, 2, -100, -100],
+        "one token too many: the prompt's last token is learnt too": [-100, 9, 3, 4, 2, -100, -100],
+    }
+    if labels == right:
+        again, problem = call(function, [5, 2, 6, 2], 2, END)  # an end in the prompt, and no padding
+        if problem:
+            return f"{problem} (It did so for a row without padding.)"
+        late = tensor(again)
+        if late is None or late.tolist() != [-100, 6, 2]:
+            return not_yet(
+                "a prompt may hold an end too, and a row may have no padding: look for the end from `start` on"
+            )
+        return RIGHT
+    for words, wrong in mistakes.items():
+        if labels == wrong:
+            return not_yet(words)
+    if len(labels) != len(right):
+        return not_yet(f"for {len(IDS)} ids there are {len(right)} labels, and these are {len(labels)}")
+    return not_yet("the answer up to and with its first end, each token one place early, and -100 everywhere else")
+
+
+RUNS = {  # what is told of a run, and what it is
+    "first": "trained in float16",
+    "second": "an adapter does nothing",
+    "third": "the end of an answer is not learnt",
+    "fourth": "the base is not frozen",
+}
+WHY = {
+    "first": "after one step of Adam not one number is left: look for what is zero in 16 bits",
+    "second": "its logits are the base's to the last bit, so B A is zero there; training went well, so B was not",
+    "third": "the training loss is the lowest of all, since what is hardest is not in it; and no answer stops",
+    "fourth": "the file holds A and B; what else can have learnt, and stayed behind?",
+}
+
+
+def check_runs(answers) -> str:
+    """The reader's names of four runs."""
+    if not isinstance(answers, dict) or not set(RUNS) <= set(answers):
+        return not_yet(f"give a dict with the keys {', '.join(RUNS)}")
+    given = {key: answers[key] for key in RUNS}
+    if all(value is None for value in given.values()):
+        return STUB
+    known = set(RUNS.values()) | {
+        "nothing is trainable", "the optimizer misses trainable parameters", "checkpointing cuts the gradients off",
+        "the rate is too low for an adapter", "the loss counts the prompt", "B is not zero at the start",
+        "the loss leaves out the first token of the answer", "dropout is on at use", "adapters on adapters",
+        "saving leaves the adapters out", "an embedding trains and is not saved", "a new head is frozen",
+        "target names not found",
+    }  # fmt: skip
+    for key, value in given.items():
+        if value is None:
+            return not_yet(f"the {key} run has no name yet")
+        if str(value).strip().lower() not in {name.lower() for name in known}:
+            return not_yet(f"{value!r} is none of diagnose's names: they stand in the table above")
+    wrong = [key for key, value in given.items() if str(value).strip().lower() != RUNS[key].lower()]
+    return not_yet(f"the {wrong[0]} run: {WHY[wrong[0]]}") if wrong else RIGHT

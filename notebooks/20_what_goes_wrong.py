@@ -1,0 +1,490 @@
+# %% [markdown]
+# # 20 · What goes wrong
+#
+# **The question.** Your run does not do what the chapters promise. Nothing has crashed. Where do you look?
+#
+# **What you will be able to do.** Tell a broken run by one number, and know which number to ask for. Let `diagnose`
+# look at a model, its optimizer and a batch, and know what it cannot see. Mend each of the faults that people report
+# most.
+#
+# **What you need.** Chapter 01 for the layer. Each case points to the chapter that explains it, so this page can also
+# be read from the other end: look for your symptom, run its cell, follow the pointer.
+#
+# **Where the cases come from.** Each is a question that people ask in public again and again. Its heading names threads
+# that we read, as `repository#number`; what they say stands here in our words. Every one was then broken on purpose, on
+# a model so small that it takes a second.
+#
+# There is no published claim here. What is tested is our own tool: does it name what is broken, and is it silent where
+# nothing is?
+
+# %%
+import torch
+
+from lora_from_scratch.book import stats
+from lora_from_scratch.book.figures import ch20 as figures
+from lora_from_scratch.book.results import Results
+from lora_from_scratch.book.verdicts import AtLeast, AtMost, Equal, Higher
+from lora_from_scratch.diagnose import diagnose
+from lora_from_scratch.lab import train
+from lora_from_scratch.lab.answers import answer_loss
+from lora_from_scratch.lab.broken import healthy, world
+from lora_from_scratch.lab.broken.ward import CASES, QUESTIONS, told
+from lora_from_scratch.lab.presets import preset
+
+# %%
+size = preset()
+if size.name == "smoke":
+    world.LENGTH.update(pretraining=20, lesson=4)
+seeds = range(max(2, size.seeds))  # a seed is a base
+scope = {"model": "a Llama of 2 layers", "width": world.SIZES.hidden_size, "task": "counting letters"}
+results = Results("20_what_goes_wrong", size, scope | {"seeds": len(seeds), "bases": len(seeds)})
+torch.set_num_threads(1)
+
+# %% [markdown]
+# ## A small world, and a healthy run in it
+#
+# The tokens are 24 letters, a few marks, and an end. The base has read texts that count on from a letter for ever: by
+# 1 after the mark `<a>`, by 11 after `<b>`, by 7 after `<c>`. The lesson gives `<c>` another meaning: two letters on,
+# then by five, until a letter that six divides; and then the end, which the base has never used.
+
+
+# %%
+def spelled(ids):
+    names = {world.END: "<end>", world.A: "<a>", world.B: "<b>", world.C: "<c>"}
+    return " ".join(names.get(i, chr(97 + i) if i < world.LETTERS else "?") for i in ids)
+
+
+model = world.adapted(seed=0)  # the base with fresh adapters, rank 4, alpha 16
+optimizer = world.optimizer_of(model)
+example = world.lesson()[3]
+print("the lesson      ", spelled(example.ids[:2]), "|", spelled(example.ids[2:]))
+print("before          ", spelled(world.answers(model)[3]))
+print("diagnose, before", diagnose(model, optimizer, world.lesson(), answer_loss))
+world.train(model, world.lesson(), optimizer=optimizer)
+print("after           ", spelled(world.answers(model)[3]))
+print("diagnose, after ", diagnose(model, optimizer, world.lesson(), answer_loss))
+print(f"exact answers {world.exact(model):.0%}, loss {world.loss_on(model, world.lesson()):.3f} nats a token")
+
+# %% [markdown]
+# An empty list: `diagnose` has nothing to say. It takes what a training loop has in its hands: the model, the
+# optimizer, a batch, and the function that gives the loss of the batch. It looks at flags and names, at the numbers in
+# `A` and `B`, and at one forward and one backward pass. Then it puts everything back as it was: modes, gradients, the
+# random state.
+#
+# `B` is zero before and not zero after, and both are well. A `B` of zeros is how every run begins. The optimizer tells
+# the two apart: it counts its steps.
+#
+# **Predict.** Of the broken runs below, in how many does Python raise an error? And how many can a tool see that is
+# given these four things?
+
+# %%
+seen = {}
+
+
+def show(*names):
+    """Break these runs, on every seed, and print the first."""
+    for name in names:
+        with train.threads(1):
+            seen[name] = [CASES[name].run(seed) for seed in seeds]
+        print(told(CASES[name], seen[name][0]), end="\n\n")
+
+
+# %% [markdown]
+# ## Nothing learns
+#
+# **Nothing is trainable.** The model was frozen after the adapters were added, or loaded for use and then trained on.
+# This is one of the few that raise. **Target names that are not found.** Layers have other names in other models. PEFT
+# raises an error when *no* name fits, and passes over the rest in silence, so two of six names are enough. Look at how
+# many layers were adapted, not whether any was.
+
+# %%
+show("nothing is trainable", "target names not found")
+
+# %% [markdown]
+# **The optimizer first.** An optimizer holds the parameters that there were when it was made. Adapters that come later
+# are not among them. Gradients arrive, `step()` runs, and the loss stays to the last digit where it was. The same
+# happens when parameters are replaced later, as by `load_state_dict(…, assign=True)`.
+#
+# **Checkpointing before a frozen embedding.** A checkpoint runs a block without a graph and runs it again in backward.
+# The older, *reentrant* kind goes back only if an input of the block needs a gradient. With a frozen base none does. If
+# every block is checkpointed, backward raises; if only some are, those learn nothing, and nobody is told.
+
+# %%
+show("optimizer before the adapters", "checkpointing before a frozen embedding")
+
+# %% [markdown]
+# **The rate of full fine-tuning.** An adapter takes a higher rate than all weights do, on the real model ten times or
+# more (chapter 13). Here are both, at four rates:
+
+# %%
+rows = []
+for rate in (1e-4, 1e-3, 1e-2, 3e-2):
+    ends = []
+    for one in (world.adapted(0), world.base(0)):
+        said = [f.name for f in diagnose(one, world.optimizer_of(one, rate), world.lesson(), answer_loss)]
+        world.train(one, world.lesson(), rate=rate)
+        ends += [f"{world.loss_on(one, world.lesson()):.3f}", *(said if len(ends) == 0 else [])]
+    rows.append([f"{rate:g}", ends[0], ends[-1], ", ".join(ends[1:-1])])
+print(stats.table(["rate", "adapter, loss", "all weights, loss", "diagnose, of the adapter"], rows))
+show("the rate of full fine-tuning")
+
+# %% [markdown]
+# How can a tool know that a rate is too low before the first step? Adam moves each number by about its rate, so one
+# step takes at most about the sum of rate · |gradient| off the loss. If that bound is a thousandth of the loss, even a
+# straight way down would be a thousand steps long. It is a bound, so it speaks up late: look at
+# the line of 1e-3. Between "does nothing" and "is best" only trying helps.
+#
+# **Trained in float16.** Adam divides by the root of a mean square plus 1e-8. In float16, 1e-8 is zero. The gradient of
+# `A` is zero in the first step, since `B` is, so this is 0 / 0. Keep the *base* in 16 bits, and what trains in 32.
+
+# %%
+show("trained in float16")
+
+# %% [markdown]
+# ## It learns the wrong thing
+#
+# **The base is not frozen.** Training goes very well, since everything trains. Then `A` and `B` alone are saved, and
+# put on the base as it was. What the base had learnt is gone. The share that `print_trainable_parameters` gives tells
+# this before the first step: it should be small.
+
+# %%
+show("the base is not frozen")
+
+# %% [markdown]
+# **What the loss counts.** A row is a prompt, an answer, an end, and padding up to the longest row. The answer and its
+# end are to be learnt, and nothing else. Three ways to get this wrong, seen at one row; a dot is a place that is left
+# out.
+
+# %%
+from lora_from_scratch.lab.broken import wrong
+
+row = world.lesson()[3]
+print("the row           ", spelled(row.ids[1:]))
+losses = {"right": answer_loss, "pad is the end": wrong.loss_padded_with(world.END)}
+losses |= {"one token too far": wrong.loss_one_too_far, "the prompt too": wrong.loss_on_the_prompt}
+for name, loss in losses.items():
+    logits = []
+    hook = model.register_forward_hook(lambda m, args, out, to=logits: to.append(out.retain_grad() or out))
+    loss(model, [row]).backward()
+    hook.remove()
+    counted = logits[0].grad[0].abs().sum(dim=-1) > 0
+    said = [spelled([i]) if there else "." for i, there in zip(row.ids[1:], counted, strict=True)]
+    print(f"{name:18}", " ".join(said))
+
+# %% [markdown]
+# This is also how `diagnose` sees it. Where the loss does not look, its gradient with respect to the logits is zero. So
+# the loss itself tells which places it counts, however its labels were made. The batch must tell where the answers are:
+# by `completion_mask` beside `input_ids`, as in TRL, or by examples that know where their answer starts, as here.
+#
+# **The padding is the end.** Many tokenizers have no padding token, so people take the end. A collator then leaves the
+# padding out *by its id*, and with it every true end. The loss is lower than it should be, and the model never stops.
+
+# %%
+show("the padding is the end")
+
+# %% [markdown]
+# **One token too far.** The first token of an answer is predicted at the last place of the prompt. Mask first and shift
+# later, or count a start token twice, and that label is lost. Every other token is learnt, so the loss looks fine. But
+# nothing opens an answer as it was taught.
+#
+# **On the prompt.** Milder: the model learns to write prompts too. The loss that is printed holds what nobody can know,
+# here one letter of 24, and so hides the part that matters. It costs most where prompts are long.
+
+# %%
+show("the mask reaches one token too far", "the prompt is learnt too")
+
+# %% [markdown]
+# **Another template at use.** The mark stands for a chat template. Under `<a>` the tuned model says something,
+# fluently. Nothing looks broken, and no answer is right. A model holds no trace of the prompts that it was taught
+# with, so no tool that is given the model can see this. Make prompts by the same function in both places (chapter 12).
+
+# %%
+tuned = world.taught(0)
+for mark in (world.C, world.A, world.B):
+    print(spelled([mark, 3]), "|", spelled(world.answers(tuned, mark)[3]))
+show("another template at use")
+
+# %% [markdown]
+# **Alpha and the rank.** "Set alpha to twice the rank" is common advice, and people ask what happens when the rank
+# changes and alpha stays. Before you look: which column is the more even one?
+
+# %%
+alpha_kept = results.finding(
+    "alpha_kept",
+    says="with alpha kept, rank 64 stands where rank 4 does, after 30 steps at a rate that is low for both",
+    test=Equal(0.5, "a tenth of what 30 steps take off the loss"),
+)
+alpha_raised = results.finding(
+    "alpha_raised",
+    says="at the rate that is right for rank 4, rank 64 with alpha raised beside it ends higher than with alpha kept",
+    test=Higher(0.1, "half of the loss that the healthy run ends at"),
+)
+
+# %%
+from dataclasses import replace
+
+
+def after(rank, alpha, seed):
+    """The loss after 30 steps at 1e-3."""
+    one = world.adapted(seed, replace(world.CONFIG, rank=rank, alpha=alpha))
+    world.train(one, world.lesson(), rate=1e-3, steps=min(30, world.LENGTH["lesson"]), seed=seed)
+    return world.loss_on(one, world.lesson())
+
+
+ends = {(r, a): [after(r, a, seed) for seed in seeds] for r in (4, 16, 64) for a in {16, 4 * r}}
+rows = [[r, *(stats.shown(ends[r, a]) for a in (16, 4 * r))] for r in (4, 16, 64)]
+print(stats.table(["rank", "loss, alpha 16", "loss, alpha = 4 · rank"], rows), end="\n\n")
+show("alpha and the rank")
+
+# %%
+alpha_kept.measure(stats.paired(ends[64, 16], ends[4, 16]), chance=stats.paired(ends[64, 256], ends[4, 16]))
+of = seen["alpha and the rank"]
+others = [world.loss_on(world.taught(seed), world.lesson()) for seed in seeds]  # rank 4, alpha 16: nothing is wrong
+alpha_raised.measure(
+    stats.paired([s.broken for s in of], [s.healthy for s in of]),
+    chance=stats.paired(others, [s.healthy for s in of]),
+)
+
+# %% [markdown] rests_on="20.alpha_kept=holds, 20.alpha_raised=holds"
+# With alpha kept, every rank moves at the same speed here. (Chapter 07 asks at what rates each is best.) With alpha
+# raised beside the rank, a step is longer: good at a rate that was too low, bad at one that was right. So neither rule
+# is a fault. What *is* one is to change alpha and not look at the rate again.
+
+# %% [markdown]
+# **B not zero at the start.** Then training does not begin at the base, but at the base plus noise. `diagnose` tells a
+# drawn `B` from a trained one by its numbers: drawn entries are all alike, and training makes some rows and layers
+# larger. (A start from an SVD, as in chapter 05, is not zero either, and is well.)
+
+# %%
+show("B is not zero at the start")
+
+# %% [markdown]
+# **Dropout on at use.** Two calls, two answers. A model that comes from training is in train mode until somebody says
+# otherwise. A batch *without* a loss tells `diagnose` that the model is at use.
+#
+# **Two adapters in one.** `(B1 + B2)(A1 + A2)` holds `B1 A2` and `B2 A1`, which nobody trained. The factors side by
+# side give the exact sum, at twice the rank. In a model of PEFT that still holds the parts, `diagnose` sees the short
+# cut; here the sum is one `A` and one `B`.
+#
+# **Adapters on adapters.** A notebook's cell is run twice, and wraps what it has wrapped. Load the trained file on top,
+# and each update is in it twice.
+
+# %%
+show("dropout on at use", "adapters added with cross terms", "adapters on adapters")
+
+# %% [markdown]
+# ## What it learnt is lost
+#
+# **Names that fit nothing.** `load_state_dict(…, strict=False)` takes any file. If a prefix differs, nothing fits, and
+# `B` stays zero: the tuned model *is* the base. What it gives back lists the names that it could not place; look at
+# it. **A file without weights.** A script laid a filter over `state_dict()`, and the library began to filter by itself.
+# After both, nothing was left. The file had 443 bytes there; look at the size of yours.
+
+# %%
+show("the file's names fit nothing", "the file holds no weights")
+
+# %% [markdown]
+# **New tokens, and a new head.** An adapter's file holds `A` and `B`. A row of the embedding that was trained for a
+# new token, or a classifier's head, is in neither. The head is the more treacherous: even a *frozen* random one works,
+# since the adapters learn to suit it. At loading, another one is drawn.
+
+# %%
+show("new tokens, and the embedding not saved", "a new head, neither trained nor saved")
+
+# %% [markdown]
+# **Merged into 4 bits.** A light lesson makes a small update, most of it below half a step of a 16-level grid. Quantize
+# the merge, and it is gone (chapter 05). **On another base.** An adapter is a difference. Beside other weights it is a
+# difference from nothing. Shapes fit, so nothing refuses it. **Merged and unmerged differ**, by a rounding step of the
+# format, and more in 16 bits than in 32 (chapter 03). That one is no fault.
+#
+# A merged layer is a layer like any other. Nothing in it says what was added or rounded away, so these three are seen
+# only by comparing: run one batch before and after.
+
+# %%
+show("merged into 4 bits", "on another base", "merged and unmerged differ")
+
+# %% [markdown]
+# **Another program reads it.** An engine may know one alpha for all layers, or `alpha / r` where `alpha / √r` was
+# meant, or have room for rank 16. The model is right; what another program makes of it stands in the *folder*. `make
+# check FILE=adapter/` says so for PEFT and vLLM.
+
+# %%
+show("another engine reads alpha otherwise", "the server refuses it")
+
+# %% [markdown]
+# ## It costs more than expected
+#
+# Nothing is wrong here, and `diagnose` is right to be silent. **Not faster**: an adapter saves the products for the
+# gradient of `W0`, a third of a step's, and adds products of its own. At a high rank these outweigh the saving.
+# **As much memory**: LoRA shrinks gradients and optimizer state. What forward keeps for backward stays, and at a large
+# batch that is most of it. **The share that is printed**: a byte holds two weights in 4 bits, and a sum of `numel()`
+# counts bytes. (Tied weights that are counted twice go the other way.)
+
+# %%
+show("why isn't it faster?", "why does it take as much memory?", "the printed share is wrong")
+
+# %% [markdown]
+# ## How good is the tool?
+#
+# Three rows, each with a null. A tool that always gave the commonest finding would name a few runs rightly by chance.
+# A tool that speaks often would have false alarms: it is asked about healthy runs of every kind, before a step, after
+# one, after five, taken up again with a new optimizer, and at use. And a number may differ between two healthy runs as
+# much as between a broken and a healthy one: the null of the symptoms is a healthy run of another base.
+
+# %%
+named = results.finding(
+    "named",
+    says="of the broken runs that these four arguments show, diagnose names each, and no other fault, nor its twin's",
+    test=AtLeast(0.9, "one run in ten missed would be too many to rely on it"),
+)
+silent = results.finding(
+    "silent",
+    says="of healthy runs, diagnose says nothing",
+    test=AtMost(0.02, "one word in fifty looks would be learnt to be ignored"),
+)
+symptoms = results.finding(
+    "symptoms",
+    says="the number of a broken run differs from the healthy one's by a third of the larger, or more",
+    test=AtLeast(0.9, "a symptom that shows in nine of ten"),
+)
+
+# %%
+visible = [name for name, case in CASES.items() if case.finding]
+right = [[seen[n][s].names == {CASES[n].finding} and not seen[n][s].silent for n in visible] for s in seeds]
+findings = [CASES[n].finding for n in visible]
+commonest = max(map(findings.count, findings)) / len(findings)
+named.measure(stats.interval([sum(of) / len(of) for of in right]), chance=(commonest, 0.0))
+
+# %%
+looks = [list(healthy.said(seed)) for seed in seeds]
+alarms = [sum(bool(found) for _, found in of) / len(of) for of in looks]
+speaks = sum(bool(seen[n][0].findings) for n in CASES) / len(CASES)
+silent.measure(stats.interval(alarms), chance=speaks, shown=f"{sum(map(len, looks))} looks, {sum(alarms):.0f} words")
+for name, found in (pair for of in looks for pair in of if pair[1]):
+    print("a false alarm:", name, found)
+
+
+# %%
+def apart(one, other):
+    return abs(one - other) > max(abs(one), abs(other)) / 3
+
+
+pairs = [(s, seeds[(i + 1) % len(seeds)]) for i, s in enumerate(seeds)]  # a base, and another
+differ = [[apart(seen[n][s].broken, seen[n][s].healthy) for n in CASES] for s in seeds]
+null = [[apart(seen[n][s].healthy, seen[n][t].healthy) for n in CASES] for s, t in pairs]
+symptoms.measure(*(stats.interval([sum(of) / len(of) for of in each]) for each in (differ, null)))
+
+# %%
+results.figure(
+    figures.ward(CASES, {name: of[0] for name, of in seen.items()}),
+    "ward",
+    f"The {len(QUESTIONS)} questions, {len(CASES)} broken runs. One number of each, broken and well (first base), and "
+    "what sees it.",
+    alt="A table of broken runs in four groups. Most of those in which nothing or the wrong thing is learnt have their "
+    "mark under diagnose; two under the saved folder; merges, templates, alpha and costs only under comparison.",
+)
+raised = [name for name, of in seen.items() if of[0].raised]
+print(f"{len(QUESTIONS)} questions, {len(CASES)} broken runs; raise an error: {len(raised)} ({', '.join(raised)})")
+print(f"seen by diagnose: {len(visible)}; in the folder: {sum(bool(of[0].elsewhere) for of in seen.values())}")
+results.record(runs={n: [[s.broken, s.healthy, sorted(s.names)] for s in of] for n, of in seen.items()})
+
+# %% [markdown] rests_on="20.named=holds, 20.silent=holds, 20.symptoms=holds"
+# Most of what goes wrong raises nothing. It is told by one number, if one asks for it: how much trains, what the first
+# gradient reaches, which places are counted, how large the file is, what one batch gives before and after. `diagnose`
+# asks for those that stand in a model, its optimizer and a batch. It names every run here that these show, and says
+# nothing of healthy ones.
+#
+# That is a statement about *these* runs. They were broken by the people who wrote the tool, one fault at a time, on a
+# small model. A fault that nobody thought of is in no list. And of what it cannot see, the rule is one: keep a number
+# from before, and compare.
+#
+# ## Exercises
+#
+# **1. What does the optimizer miss?** Write the check for the third case: the names of the parameters that train and
+# that no group of the optimizer holds.
+
+# %%
+from lora_from_scratch.book.checks import ch20 as check
+
+
+def my_missing(model, optimizer):
+    """A model and a torch optimizer -> a list of names."""
+    return None  # your code here
+
+
+print(check.check_missing(my_missing))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def my_missing(model, optimizer):
+#     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+#     return [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in held]
+# ```
+#
+# `p in group["params"]` would compare numbers with `==`, and fail, or find a parameter that is merely equal.
+#
+# </details>
+#
+# **2. Padded with ends.** There is no padding token, so rows are filled up with the end. `ids` is a row: a prompt, from
+# `start` on the answer, its end, and perhaps more ends. The model reads `ids[:-1]`. Write its labels: the answer and
+# *one* end are learnt.
+
+
+# %%
+def my_labels(ids, start, end):
+    """A list of n ids, the place where the answer starts, the id of the end -> a list of n - 1 labels."""
+    return None  # your code here
+
+
+print(check.check_labels(my_labels))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def my_labels(ids, start, end):
+#     last = ids.index(end, start)  # the first end of the answer
+#     kept = [i if start <= place <= last else -100 for place, i in enumerate(ids)]
+#     return kept[1:]
+# ```
+#
+# Mask by place, then shift.
+#
+# </details>
+#
+# **3. Name it.** Four runs, told by their numbers. *First*: after one step every entry of `A` and `B` is NaN.
+# *Second*: the loss fell to 0.2 in training; loaded elsewhere, the model's logits are the base's to the last bit.
+# *Third*: the loss is lower than ever before, and each answer goes on until it is cut off. *Fourth*: the loss fell to
+# 0.01; loaded on the base, it is 4.7, and not the base's either. Give `diagnose`'s names.
+
+# %%
+for name in sorted({f.name for of in seen.values() for f in of[0].findings}):
+    print(name)
+my_names = {"first": None, "second": None, "third": None, "fourth": None}  # your answers here
+print(check.check_runs(my_names))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# First: trained in float16. Second: an adapter does nothing; its names fitted nothing. Third: the end of an answer is
+# not learnt. Fourth: the base is not frozen, and what it learnt was not saved.
+#
+# </details>
+#
+# ## The same with PEFT
+#
+# ```python
+# from lora_from_scratch.diagnose import diagnose
+#
+# model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear"))
+# for finding in diagnose(model, optimizer, batch):  # batch: a dict with input_ids and labels
+#     print(finding)
+# ```
+#
+# It imports neither PEFT nor transformers, and knows their layers by what they hold. `make parity` runs the cases
+# there.
+
+# %%
+results.save()
