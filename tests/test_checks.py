@@ -1526,6 +1526,87 @@ ANSWERS += [
     ("19", "check_times", 3, "the sum of their own"),
     ("19", "check_times", "many", "one number"),
     ("19", "check_times", None, "write your answer"),
+# Chapter 20
+
+
+def missing(pick: Callable = lambda held, name, p: p.requires_grad and id(p) not in held, give=list) -> Callable:
+    def answer(model, optimizer):
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        return give(n for n, p in model.named_parameters() if pick(held, n, p))
+
+    return answer
+
+
+def labelled(prompt: int = 0, end: int = 0, rest: int = -100, early: int = 1, whole: bool = False) -> Callable:
+    """The labels, with the mask `prompt` tokens further, the end `end` tokens further, and another label behind it."""
+
+    def answer(ids, start, token):
+        last = ids.index(token, start) + end
+        kept = [i if start + prompt <= place <= last else rest if place > last else -100 for place, i in enumerate(ids)]
+        return kept if whole else kept[1:] if early else kept[:-1]
+
+    return answer
+
+
+FOUR = {
+    "first": "trained in float16",
+    "second": "an adapter does nothing",
+    "third": "the end of an answer is not learnt",
+    "fourth": "the base is not frozen",
+}
+ANSWERS += [
+    ("20", "check_missing", missing(), "Right"),
+    ("20", "check_missing", missing(give=set), "Right"),
+    ("20", "check_missing", missing(give=tuple), "Right"),
+    ("20", "check_missing", lambda m, o: None, "write your answer"),
+    ("20", "check_missing", missing(lambda held, n, p: p.requires_grad), "these are all that train"),
+    ("20", "check_missing", missing(lambda held, n, p: p.requires_grad and id(p) in held), "what the optimizer holds"),
+    ("20", "check_missing", missing(lambda held, n, p: id(p) in held), "the frozen ones too"),
+    ("20", "check_missing", missing(lambda held, n, p: n != "0.B"), "frozen parameters need no optimizer"),
+    ("20", "check_missing", missing(lambda held, n, p: n in ("0.A", "1.B")), "the same numbers"),
+    ("20", "check_missing", missing(lambda held, n, p: False), "nothing is missing, you say"),
+    ("20", "check_missing", missing(lambda held, n, p: n == "1.A"), "that no group"),
+    ("20", "check_missing", missing(give=lambda names: 2 * list(names)), "stands there twice"),
+    ("20", "check_missing", lambda m, o: "0.A", "a list of names"),
+    ("20", "check_missing", lambda m, o: [p for p in m.parameters() if p.requires_grad], "give the names"),
+    (
+        "20",
+        "check_missing",
+        lambda m, o: [n for n, p in m.named_parameters() if p not in o.param_groups[0]["params"]],
+        "by `is` or by id",
+    ),
+    ("20", "check_missing", raises, "KeyError"),
+    ("20", "check_labels", labelled(), "Right"),
+    ("20", "check_labels", lambda *a: torch.tensor(labelled()(*a)), "Right"),
+    ("20", "check_labels", lambda *a: np.array(labelled()(*a)), "Right"),
+    ("20", "check_labels", lambda *a: None, "write your answer"),
+    ("20", "check_labels", labelled(end=-1), "never stops"),
+    ("20", "check_labels", labelled(rest=2), "the padding is learnt too"),
+    ("20", "check_labels", labelled(early=0), "not shifted"),
+    ("20", "check_labels", labelled(whole=True), "n - 1 places"),
+    ("20", "check_labels", labelled(prompt=1), "first token of the answer is left out"),
+    ("20", "check_labels", labelled(prompt=-1), "one token too many"),
+    ("20", "check_labels", labelled(prompt=-9), "the prompt is learnt too"),
+    ("20", "check_labels", labelled(end=1), "up to and with its first end"),
+    ("20", "check_labels", lambda ids, s, e: labelled()(ids, s, e)[:-1], "there are 7 labels"),
+    (
+        "20",
+        "check_labels",
+        lambda ids, s, e: [i if s <= at <= ids.index(e) else -100 for at, i in enumerate(ids)][1:],
+        "a prompt may hold an end too",
+    ),
+    ("20", "check_labels", lambda *a: [None] * 7, "a list of numbers"),
+    ("20", "check_labels", raises, "KeyError"),
+    ("20", "check_runs", FOUR, "Right"),
+    ("20", "check_runs", {key: name.upper() for key, name in FOUR.items()}, "Right"),
+    ("20", "check_runs", dict.fromkeys(FOUR), "write your answer"),
+    ("20", "check_runs", FOUR | {"third": None}, "the third run has no name yet"),
+    ("20", "check_runs", FOUR | {"first": "it is broken"}, "none of diagnose's names"),
+    ("20", "check_runs", FOUR | {"first": "the rate is too low for an adapter"}, "what is zero in 16 bits"),
+    ("20", "check_runs", FOUR | {"second": "saving leaves the adapters out"}, "B A is zero there"),
+    ("20", "check_runs", FOUR | {"third": "the loss counts the prompt"}, "no answer stops"),
+    ("20", "check_runs", FOUR | {"fourth": "an adapter does nothing"}, "stayed behind"),
+    ("20", "check_runs", "float16", "give a dict"),
 ]
 
 

@@ -22,9 +22,8 @@ def check_missing(function) -> str:
     model, optimizer = half_held()
     found, problem = call(function, model, optimizer)
     if problem:
-        hint = (
-            " Hint: compare parameters by `is` or by id(p): == compares their numbers." if "Boolean" in problem else ""
-        )
+        compared = "Boolean" in problem or "must match the size" in problem
+        hint = " Hint: compare parameters by `is` or by id(p): == compares their numbers." if compared else ""
         return problem + hint
     if found is None:
         return STUB

@@ -9,14 +9,14 @@ from lora_from_scratch.lab.broken.case import GROUPS, Case, Seen
 
 EYES = {  # what sees a run: mark, colour
     "diagnose": ("o", plots.BLUE),
-    "the saved folder": ("D", plots.GREEN),
-    "only a comparison": ("X", plots.RED),
+    "the folder": ("D", plots.GREEN),
+    "comparing": ("X", plots.RED),
 }
 
 
 def eye(case: Case, seen: Seen) -> str:
     """Which of EYES sees a broken run."""
-    return "diagnose" if seen.findings else "the saved folder" if seen.elsewhere else "only a comparison"
+    return "diagnose" if seen.findings else "the folder" if seen.elsewhere else "comparing"
 
 
 def ward(cases: Mapping[str, Case], seen: Mapping[str, Seen]) -> Figure:
@@ -25,7 +25,7 @@ def ward(cases: Mapping[str, Case], seen: Mapping[str, Seen]) -> Figure:
     fig, (ax,) = plots.canvas(width=11, height=0.235 * height + 0.4)
     ax.axis("off")
     ax.set(xlim=(0, 11), ylim=(-height, 1.2))
-    columns = dict(zip(EYES, (8.55, 9.55, 10.5), strict=True))
+    columns = dict(zip(EYES, (8.6, 9.6, 10.6), strict=True))
     for name, x in columns.items():
         ax.text(x, 0.3, name, ha="center", va="bottom", fontsize=9, color=EYES[name][1])
     for x, text in ((6.55, "broken"), (7.55, "well")):
@@ -42,7 +42,7 @@ def ward(cases: Mapping[str, Case], seen: Mapping[str, Seen]) -> Figure:
             ax.text(5.6, y, case.number.partition(",")[0], va="center", ha="right", fontsize=8, color=plots.GREY)
             for x, number in ((6.55, found.broken), (7.55, found.healthy)):
                 ax.text(
-                    x, y, f"{number:.3g}" if number < 1e4 else f"{number:,.0f}", va="center", ha="right", fontsize=9
+                    x, y, f"{number:.3g}" if number < 1e3 else f"{number:,.0f}", va="center", ha="right", fontsize=9
                 )
             mark, colour = EYES[by := eye(case, found)]
             ax.plot(columns[by], y, mark, color=colour, markersize=6)
