@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from lora_from_scratch import AdapterConfig, LoRALinear, NF4Linear, PagedAdamW, add_adapters
 from lora_from_scratch.diagnose import Finding, diagnose
@@ -132,15 +133,28 @@ def test_everything_is_as_it_was_after_an_error_too_and_the_error_tells_what_was
     assert_same(before, state_of(model))
 
 
+def reentrant(model: nn.Module) -> nn.Module:
+    """A checkpoint in the first block under which backward() itself must be called."""
+    forward = model.model.layers[0].forward
+    model.model.layers[0].forward = lambda x, *rest: checkpoint(
+        forward, x.requires_grad_(True), *rest, use_reentrant=True
+    )
+    return model
+
+
+def test_gradients_are_as_they_were_where_backward_itself_must_be_called():
+    model = reentrant(llama())
+    answer_loss(model, examples()).backward()
+    before = state_of(model)
+    assert diagnose(model, optimizer_of(model), examples(), answer_loss) == []
+    assert_same(before, state_of(model))
+
+
 def test_an_optimizer_that_steps_within_backward_does_not_step():
-    model, optimizers = llama(), {}
+    model, optimizers = reentrant(llama()), {}
     for p in [p for p in model.parameters() if p.requires_grad]:
         optimizers[p] = torch.optim.AdamW([p], lr=0.1)
         p.register_post_accumulate_grad_hook(lambda q: optimizers[q].step())
-    checkpointed = copy.copy(model.model.layers[0].forward)
-    model.model.layers[0].forward = lambda x, *rest: torch.utils.checkpoint.checkpoint(
-        checkpointed, x.requires_grad_(True), *rest, use_reentrant=True
-    )  # so that backward() itself must be called
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     diagnose(model, list(optimizers.values()), examples(), answer_loss)
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())

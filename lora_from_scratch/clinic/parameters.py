@@ -29,7 +29,7 @@ def of_flags(model: nn.Module, adapters: list[Adapter], training: bool) -> list[
             if adapters
             else "add adapters, or model.requires_grad_(True)"
         )
-        numbers = {"trainable": 0, "parameters": sum(1 for _ in model.parameters())}
+        numbers = {"trainable": 0, "tensors": sum(1 for _ in model.parameters())}
         found.append(Finding("nothing is trainable", numbers, mend))
     if half := [p for p in trained if p.dtype == torch.float16]:
         mend = "keep what is trained in float32, over a float16 base: parameter.data = parameter.data.float()"

@@ -2,11 +2,11 @@
 
 import textwrap
 
-from lora_from_scratch.lab.broken import costs, lost, merged, nothing, start_and_use, wrong
+from lora_from_scratch.lab.broken import costs, lost, merged, nothing, start_and_use, steps, wrong
 from lora_from_scratch.lab.broken.case import Case, Seen
 
 CASES: dict[str, Case] = {
-    case.name: case for module in (nothing, wrong, start_and_use, lost, merged, costs) for case in module.CASES
+    case.name: case for module in (nothing, steps, wrong, start_and_use, lost, merged, costs) for case in module.CASES
 }
 TWICE = {  # {a second run: the one whose question it answers too}
     "the prompt is learnt too": "the mask reaches one token too far",
