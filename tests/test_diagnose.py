@@ -307,6 +307,18 @@ def test_an_adapter_without_its_tensors_is_told_in_use_and_among_others():
     assert "model.layers.0.self_attn.q_proj" in found.mend
 
 
+def test_b_that_looks_drawn_is_told_before_the_first_step_alone():
+    """After steps nobody can tell any more how B began, and what it is now is what training made of it."""
+    model = llama(rank=8)
+    draw = torch.Generator().manual_seed(0)
+    for layer in filter(is_adapter, model.modules()):
+        layer.B.data.uniform_(-0.5, 0.5, generator=draw)
+    optimizer = optimizer_of(model, rate=1e-6)
+    assert names(model, optimizer) == ["B is not zero at the start"]
+    step(model, optimizer, 2)
+    assert names(model, optimizer) == []
+
+
 def test_a_and_b_both_zero_never_learn_and_are_told_at_the_start():
     model = llama()
     for layer in filter(is_adapter, model.modules()):
@@ -325,6 +337,14 @@ def test_gradients_that_are_cut_off_are_told_and_layers_that_are_not_called_are_
     block.mlp.forward, forward = (lambda x: x), block.mlp.forward
     assert names(model, optimizer_of(model), examples(), answer_loss) == []
     block.mlp.forward = lambda x: forward(x).detach()
+    (found,) = diagnose(model, optimizer_of(model), examples(), answer_loss)
+    assert found.name == "gradients are cut off" and found.evidence == {"adapters without a gradient": 3, "of": 14}
+
+
+def test_no_grad_in_a_model_without_a_checkpoint_is_not_called_one():
+    model = llama()
+    block = model.model.layers[0]
+    block.mlp.forward = torch.no_grad()(block.mlp.forward)
     (found,) = diagnose(model, optimizer_of(model), examples(), answer_loss)
     assert found.name == "gradients are cut off" and found.evidence == {"adapters without a gradient": 3, "of": 14}
 
@@ -425,6 +445,13 @@ def test_labels_that_are_off_by_one_are_told(shifted):
     loss = lambda m, batch: F.cross_entropy(m(batch[0]).flatten(0, 1), batch[1].flatten())  # noqa: E731
     said = names(model, optimizer_of(model), pair, loss)
     assert said == (["the labels are off by one"] if shifted == 0 else [])
+
+
+def test_labels_of_a_text_that_repeats_one_token_are_left_alone():
+    """There the same place's token is the next one's too."""
+    model, ids = llama(), torch.full((4, 12), 7)
+    loss = lambda m, batch: F.cross_entropy(m(batch[0]).flatten(0, 1), batch[1].flatten())  # noqa: E731
+    assert names(model, optimizer_of(model), (ids[:, :9], ids[:, 1:10]), loss) == []
 
 
 def test_a_batch_that_says_nothing_of_its_answers_is_left_alone():

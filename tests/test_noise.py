@@ -48,6 +48,15 @@ def test_one_row_or_one_layer_that_stands_out_gives_training_away():
     assert looks_drawn(drawn()) and not looks_drawn(larger) and not looks_drawn(rows)
 
 
+def test_layers_of_one_shape_and_rows_of_one_matrix_have_one_size_under_a_normal_law_too():
+    """Differences so small that the kurtosis of all entries does not show them."""
+    draw = torch.Generator().manual_seed(0)
+    drawn = [torch.randn(256, 64, generator=draw) for _ in range(4)]
+    layers = [matrix * (1 + 0.05 * place) for place, matrix in enumerate(drawn)]
+    rows = [matrix * torch.linspace(0.9, 1.1, 256)[torch.randperm(256, generator=draw), None] for matrix in drawn]
+    assert looks_drawn(drawn) and not looks_drawn(layers) and not looks_drawn(rows)
+
+
 def test_where_there_is_too_little_nothing_is_said():
     draw = torch.Generator().manual_seed(0)
     assert not looks_drawn([]) and not looks_drawn([torch.zeros(64, 64)])
