@@ -1526,6 +1526,9 @@ ANSWERS += [
     ("19", "check_times", 3, "the sum of their own"),
     ("19", "check_times", "many", "one number"),
     ("19", "check_times", None, "write your answer"),
+]
+
+
 # Chapter 20
 
 
