@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from lora_from_scratch.book import guide, paragraphs
+from lora_from_scratch.book import found, guide, paragraphs
 from lora_from_scratch.book.chapters import as_text, machine_traces, renewed, sources
 from lora_from_scratch.book.provenance import other_code
 from lora_from_scratch.lab.cache import ROOT
@@ -42,5 +42,10 @@ def check(root: Path) -> list[str]:
     there = set((root / "figures").glob("*/*.png"))
     wrong += [f"{path.relative_to(root)} is named in results and missing" for path in sorted(named - there)]
     wrong += [f"{path.relative_to(root)} is named in no results" for path in sorted(there - named)]
-    has_guide = root == ROOT or (root / guide.NAME).exists()
-    return wrong + of_other_code(root) + (guide.check(root) if has_guide else [])
+    has_guide, has_readme = (root == ROOT or (root / name).exists() for name in (guide.NAME, "README.md"))
+    return (
+        wrong
+        + of_other_code(root)
+        + (guide.check(root) if has_guide else [])
+        + (found.check(root) if has_readme else [])
+    )
