@@ -1303,6 +1303,77 @@ ANSWERS += [
 ]
 
 
+# Chapter 17
+
+
+def begun_at(
+    which=slice(0, 3), split: Callable = lambda s, by: ((s / by).sqrt(),) * 2, taken: Callable = lambda p, by: by * p
+):
+    """PiSSA's (A, B, base) of (W, rank, scaling): with other pieces, sizes of A and B, or what is taken off W."""
+
+    def answer(matrix, rank, scaling):
+        u, s, vt = svd(matrix)
+        of_A, of_B = split(s[which], scaling)
+        A, B = of_A[:, None] * vt[which], u[:, which] * of_B
+        return A, B, matrix - taken(B @ A, scaling)
+
+    return answer
+
+
+ANSWERS += [
+    ("17", "check_begin", begun_at(), "Right"),
+    ("17", "check_begin", lambda *given: [part.numpy() for part in begun_at()(*given)], "Right"),
+    (
+        "17",
+        "check_begin",
+        lambda *given: tuple(-part for part in begun_at()(*given)[:2]) + begun_at()(*given)[2:],
+        "Right",
+    ),
+    ("17", "check_begin", begun_at(slice(-3, None)), "MiLoRA's"),
+    ("17", "check_begin", begun_at(split=lambda s, by: (s.sqrt(),) * 2), "the scaling is left out"),
+    ("17", "check_begin", begun_at(split=lambda s, by: ((s * by).sqrt(),) * 2), "multiplied by the scaling"),
+    ("17", "check_begin", begun_at(split=lambda s, by: (s.sqrt() / by,) * 2), "once its root was taken"),
+    ("17", "check_begin", begun_at(split=lambda s, by: (s / by**0.5,) * 2), "S must be in B A once"),
+    ("17", "check_begin", begun_at(split=lambda s, by: (torch.ones_like(s),) * 2), "S is missing"),
+    ("17", "check_begin", begun_at(taken=lambda p, by: 0), "the base is W itself"),
+    ("17", "check_begin", begun_at(taken=lambda p, by: p), "the base lacks B A, without the scaling"),
+    ("17", "check_begin", begun_at(taken=lambda p, by: -by * p), "once more"),
+    ("17", "check_begin", begun_at(taken=lambda p, by: 9 * p), "base + s B A is not W"),
+    ("17", "check_begin", begun_at(split=lambda s, by: (torch.ones_like(s), s / by)), "evenly"),
+    ("17", "check_begin", begun_at(slice(1, 4)), "not the sum of the 3 largest"),
+    ("17", "check_begin", lambda *given: (begun_at()(*given)[1], begun_at()(*given)[0], given[0]), "changed places"),
+    ("17", "check_begin", lambda *given: begun_at(slice(0, 2))(*given), "the shapes are"),
+    ("17", "check_begin", lambda *given: begun_at()(*given)[:2], "three tensors"),
+    ("17", "check_begin", lambda *given: None, "write your answer"),
+    ("17", "check_begin", raises, "a slip of the pen"),
+    ("17", "check_config", (32, 48), "Right"),
+    ("17", "check_config", ("32", torch.tensor(48.0)), "Right"),
+    ("17", "check_config", (16, 24), "write your answer"),
+    ("17", "check_config", (16, 48), "the rank"),
+    ("17", "check_config", (32, 24), "is halved"),
+    ("17", "check_config", (32, 1.5), "that is the scaling"),
+    ("17", "check_config", (32, 12), "a quarter"),
+    ("17", "check_config", (32, 96), "would double"),
+    ("17", "check_config", (32, 1.5 * math.sqrt(32)), "for rsLoRA"),
+    ("17", "check_config", (32, 40), "divided by 32"),
+    ("17", "check_config", 48, "two numbers"),
+    ("17", "check_rates", (0.0015, 0.004), "Right"),
+    ("17", "check_rates", ("0.0015", torch.tensor(0.004)), "Right"),
+    ("17", "check_rates", (0.012, 0.012), "write your answer"),
+    ("17", "check_rates", (0.004, 0.0015), "the other way round"),
+    ("17", "check_rates", (0.096, 0.004), "more curvature, smaller rate"),
+    ("17", "check_rates", (0.012 / math.sqrt(8), 0.004), "not its root"),
+    ("17", "check_rates", (2 / 4.8, 0.004), "where gradient descent grows"),
+    ("17", "check_rates", (0.0025, 0.004), "not by λ"),
+    ("17", "check_rates", (0.0015, 0.036), "a longer step"),
+    ("17", "check_rates", (0.0015, 0.012 / math.sqrt(3)), "no root"),
+    ("17", "check_rates", (0.0015, 0.012 / 9), "no square"),
+    ("17", "check_rates", (0.0015, 0.1), "the first step: what is the ratio"),
+    ("17", "check_rates", (0.1, 0.004), "the curvature: what is the ratio"),
+    ("17", "check_rates", 0.0015, "two rates"),
+]
+
+
 # Chapter 18
 
 
