@@ -144,6 +144,7 @@ def look(run: Started, preset: Preset, windows: int = 16) -> dict[str, float]:
 def _look(run: Started, preset: Preset, windows: int) -> dict[str, float]:
     started = time.perf_counter()
     ids = fixed_windows(task_ids(run.task, run.split), windows, preset.model.max_position_embeddings)
+    ids = ids.to(preset.device)
     with threads(1), torch.random.fork_rng():
         torch.manual_seed(run.seed)
         model = begun(pretrained(preset, run.seed), run)

@@ -54,22 +54,34 @@ def mean_miss(
     return float(np.mean([abs(math.log2(found / said)) for found, said in ratios]))
 
 
+def shuffled_miss(
+    predicted: Callable, best: Mapping, starts: Sequence[str], by: str, seed: int, task: str = "rot13"
+) -> float:
+    """`mean_miss` of predictions dealt out to the starts at random: the mean over all ways to deal them."""
+    others = [start for start in starts if start != "plain"]
+    found = [math.log2(best[start, seed] / best["plain", seed]) for start in others]
+    said = [math.log2(predicted(task, start, seed, by)) for start in others]
+    return float(np.mean([abs(f - p) for f in found for p in said]))  # each of the predictions is dealt equally often
+
+
 def rates(at: Mapping, best: Mapping, predicted: Callable, starts: Sequence[str], seeds: Sequence[int]) -> Figure:
     """Found over predicted rates, both over the plain start's: by the curvature, and by Adam's first step."""
     fig, axes = plots.canvas(2, width=10, height=4.6, sharex=True, sharey=True)
+    every = [1.0]
     for ax, (by, title) in zip(axes, (("curvature", "by 1 / λ"), ("step", "by Adam's first step")), strict=True):
-        every = [1.0]
         for start in starts:
             x = [predicted("rot13", start, s, by) for s in seeds]
             y = [best[start, s] / best["plain", s] for s in seeds]
             colour, marker = LOOKS[start]
             ax.plot(x, y, linestyle="none", color=colour, marker=marker, markersize=7, label=start)
             every += x + y
-        ends = (min(every) / 1.4, max(every) * 1.4)
+        ax.set(title=title, xlabel="predicted best rate, over the plain start's")
+    ends = (min(every) / 1.4, max(every) * 1.4)
+    for ax in axes:
         ax.plot(ends, ends, color=plots.GREY, linestyle="--", linewidth=1)
-        ax.set(xscale="log", yscale="log", title=title, xlabel="predicted best rate, over the plain start's")
+        ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
         low, high = math.floor(math.log2(ends[0])), math.ceil(math.log2(ends[1]))
-        ticks = [2.0**k for k in range(low, high + 1)]
+        ticks = [2.0**k for k in range(low, high + 1) if ends[0] <= 2.0**k <= ends[1]]
         names = [f"{t:g}" if t >= 1 else f"1/{1 / t:g}" for t in ticks]
         ax.set_xticks(ticks, names)
         ax.set_yticks(ticks, names)
@@ -102,6 +114,13 @@ def valleys(
     for ax in axes:
         ax.set(xscale="log", xlabel="learning rate")
         _cut(ax)
+        low, high = ax.get_xlim()
+        ticks = [
+            rate for rate in (0.0003, 0.001, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.3) if low <= rate <= high
+        ]
+        few = ticks if high / low < 30 else [rate for rate in ticks if rate not in (0.005, 0.02, 0.05)]
+        ax.set_xticks(few, [f"{rate:g}" for rate in few])
+        ax.minorticks_off()
     axes[0].set_ylabel("loss (nats a character)")
     axes[2].legend(fontsize=8)
     return fig
