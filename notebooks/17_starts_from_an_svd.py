@@ -8,7 +8,8 @@
 # **What you will be able to do.** Start an adapter at an SVD without changing the model. Hand a trained PiSSA over as a
 # plain adapter. Say what the curvature at a start predicts about its best rate, and what it does not.
 #
-# **What you need.** Chapters 00 (the SVD), 01 (the layer, and why each method gets its own rate), 04 (NF4) and 05 (QLoRA).
+# **What you need.** Chapters 00 (the SVD), 01 (the layer, and why each method gets its own rate), 04 (NF4) and 05
+# (QLoRA).
 #
 # **The published claims.** PiSSA (arXiv 2404.02948v3, abstract): it "consistently outperforms LoRA under identical
 # experimental setups", on GSM8K 72.86 % against 67.7 % with Mistral-7B; over 4 bits it starts with smaller errors.
@@ -164,7 +165,8 @@ plain_adapter.measure((by_hand - layer(x)).abs().max().item())
 # On a bowl of curvature λ, gradient descent grows instead of shrinking above the rate 2 / λ. So the paper's explanation
 # reads: a start of larger λ, the largest eigenvalue of the Hessian over `A` and `B`, has a smaller best rate. In
 # numbers: rate of a start / rate of the plain one = λ of the plain one / λ of the start. (A start is no minimum. The
-# other end of the spectrum, the smallest eigenvalue, is negative where the loss bends down, and no rate is bound by it.)
+# other end of the spectrum, the smallest eigenvalue, is negative where the loss bends down, and bounds no
+# rate.)
 #
 # But we train with Adam, whose steps do not shrink with the gradient. So here is a rival that knows nothing of
 # curvature. Adam's first step moves every entry of `A` and `B` by the rate. How far ΔW moves by that, in the Frobenius

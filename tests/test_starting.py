@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 import torch
 from test_tasks import use_made_up_text
 
 from lora_from_scratch.analysis.parabola import bottom
+from lora_from_scratch.book.figures import ch17
 from lora_from_scratch.inject import AdapterConfig, is_adapter
 from lora_from_scratch.lab import starting, tasks
 from lora_from_scratch.lab.finetune import Run, carry_out
@@ -92,7 +94,7 @@ def test_the_first_move_is_that_of_adam_s_first_step():
             layer.A -= rate * layer.A.grad.sign()
             layer.B -= rate * layer.B.grad.sign()
     moved = sum(((layer.delta_weight() - old) / rate).square().sum() for layer, old in zip(layers, before, strict=True))
-    assert look(run, SMOKE, windows=4)["step"] == pytest.approx(float(moved.sqrt()), rel=2e-2)
+    assert look(run, SMOKE, windows=4)["step"] == pytest.approx(moved.sqrt().item(), rel=2e-2)
 
 
 def test_curvature_is_the_second_difference_of_the_loss_in_no_direction_exceeded():
@@ -121,12 +123,29 @@ def test_each_start_is_judged_at_its_best_rate_over_all_seeds():
     assert tuned.values("task_loss") == [learn(replace(tuned.run, seed=s), SMOKE)["task_loss"] for s in (1, 2)]
     known = compare_starts({"PiSSA": RUN}, replace(SMOKE, budget=0), known={"PiSSA": 0.02})["PiSSA"]
     assert known.run.lr == 0.02 and not known.tried
+    swept = compare_starts({"PiSSA": RUN}, SMOKE, known={"PiSSA": 0.02})["PiSSA"]
+    assert len(swept.tried) >= 4  # a preset that has a budget tries rates of its own
 
 
 @pytest.mark.parametrize("wrong", [{"begin": "pissa"}, {"adapter": None}, {"start": "A zero"}, {"base": "NF4"}])
 def test_a_beginning_that_cannot_be_is_refused(wrong):
     with pytest.raises(ValueError, match="unknown beginning 'pissa'" if "begin" in wrong else "a beginning sets A, B"):
         replace(RUN, **wrong)
+
+
+def test_predicted_rates_miss_by_octaves_and_by_chance_as_the_mean_over_all_ways_to_deal_them():
+    best = {("plain", 1): 0.01, ("a", 1): 0.005, ("b", 1): 0.02, ("c", 1): 0.01}
+    at = {("rot13", start, 1): {"λ": λ} for start, λ in {"plain": 2.0, "a": 8.0, "b": 2.0, "c": 1.0}.items()}
+    predicted = lambda task, start, seed, by: at[task, "plain", seed][by] / at[task, start, seed][by]  # noqa: E731
+    starts = ["plain", "a", "b", "c"]
+    assert ch17.mean_miss(predicted, best, starts, "λ", 1) == pytest.approx(1)  # 1/4 for 1/2, 1 for 2, 2 for 1
+    assert ch17.mean_miss(predicted, best, starts, None, 1) == pytest.approx(2 / 3)
+    found, said = [-1, 1, 0], [-2, 0, 1]
+    dealt = [sum(abs(f - p) for f, p in zip(found, way, strict=True)) / 3 for way in permutations(said)]
+    assert ch17.shuffled_miss(predicted, best, starts, "λ", 1) == pytest.approx(sum(dealt) / len(dealt))
+    assert ch17.order_of(at, best, ["a", "b", "c"], "λ", 1) == pytest.approx(0.5)
+    assert ch17.order_of(at, {**best, ("b", 1): 0.009}, ["a", "b", "c"], "λ", 1) == pytest.approx(1)
+    assert sum(ch17.shuffled_orders(4)) == pytest.approx(0, abs=1e-9) and len(ch17.shuffled_orders(4)) == 24
 
 
 def test_the_bottom_of_a_parabola_is_found_and_is_never_outside_the_three():
