@@ -15,7 +15,8 @@
 # experimental setups", on GSM8K 72.86 % against 67.7 % with Mistral-7B; over 4 bits it starts with smaller errors.
 # MiLoRA (2406.09044v3, abstract): "superior performance". LoftQ (2310.08659v4, abstract): "significantly improves the
 # generalization". Against all that, 2602.04998v2 (abstract): with rates properly tuned, nine variants come within
-# 1 to 2 % of each other, and the largest eigenvalue of the Hessian explains why their best rates differ.
+# 1 to 2 % of each other, and the largest eigenvalue of the Hessian explains why their best rates differ. And
+# 2507.06558v1 (abstract): what such starts gain comes from the size of the update, not from what they know of W.
 #
 # Losses are in nats a character, held out; less is better. Three seeds are three bases at `full`, one at `quick`.
 # `a ± b` is a mean over seeds with its 95 % interval.
@@ -270,6 +271,7 @@ better = results.claim(
 directions = results.finding(
     "directions",
     says="PiSSA's directions matter: it ends lower than random factors of its size, each at its own rate",
+    source="arXiv 2507.06558v1, abstract, which says that size alone does it",
     test=Lower(2, "percent of the loss"),
     scope={"task": "rot13", "unit": "percent of the plain start's loss"},
 )
