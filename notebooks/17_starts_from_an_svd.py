@@ -13,10 +13,11 @@
 #
 # **The published claims.** PiSSA (arXiv 2404.02948v3, abstract): it "consistently outperforms LoRA under identical
 # experimental setups", on GSM8K 72.86 % against 67.7 % with Mistral-7B; over 4 bits it starts with smaller errors.
-# MiLoRA (2406.09044v3, abstract): "superior performance". LoftQ (2310.08659v4, abstract): "significantly improves the
+# MiLoRA (2406.09044v3, abstract): "superior performance". LoftQ (2310.08659v4, abstract): "significantly improves
 # generalization". Against all that, 2602.04998v2 (abstract): with rates properly tuned, nine variants come within
 # 1 to 2 % of each other, and the largest eigenvalue of the Hessian explains why their best rates differ. And
-# 2507.06558v1 (abstract): what such starts gain comes from the size of the update, not from what they know of W.
+# 2507.06558v1 (abstract): what such starts gain comes essentially from the size of the update, not from what they know
+# of W.
 #
 # Losses are in nats a character, held out; less is better. Three seeds are three bases at `full`, one at `quick`.
 # `a ± b` is a mean over seeds with its 95 % interval.
@@ -41,6 +42,7 @@ from lora_from_scratch.lab.tasks import fixed_windows, task_ids
 from lora_from_scratch.lab.train import loss_of
 from lora_from_scratch.lab.workers import carry_out_all
 from lora_from_scratch.starts import as_plain_adapter, pissa
+from lora_from_scratch.targets import find_targets
 
 size = preset()
 results = Results("17_starts_from_an_svd", size)
@@ -109,8 +111,8 @@ sum_stays.measure(max((logits(begin) - logits(None)).abs().max().item() for begi
 # ## Broken on purpose
 #
 # Three ways to get it wrong, on the base's loss on plain English. The base keeps its pieces and the factors add them
-# once more. The factors forget to divide by `s`. And the usual one: the trained `A` and `B` are saved, and loaded over
-# the untouched weight, as one does with LoRA.
+# once more. The factors forget to divide by `s`, though the base does not. And the usual one: the trained `A` and `B`
+# are saved, and loaded over the untouched weight, as one does with LoRA.
 
 
 # %%
@@ -131,7 +133,7 @@ for mistake in ("none", "factors not divided by s", "base not reduced, or A and 
     print(f"{slipped(mistake):.3f}  {mistake}")
 
 # %% [markdown]
-# The first and the third mistake are one: the pieces are in the sum twice. Nothing raises an error.
+# The first and the third mistake are one at the start: the pieces are in the sum twice. Nothing raises an error.
 #
 # ## A trained PiSSA is a plain adapter of rank 2r
 #
@@ -165,19 +167,19 @@ plain_adapter.measure((by_hand - layer(x)).abs().max().item())
 #
 # On a bowl of curvature λ, gradient descent grows instead of shrinking above the rate 2 / λ. So the paper's explanation
 # reads: a start of larger λ, the largest eigenvalue of the Hessian over `A` and `B`, has a smaller best rate. In
-# numbers: rate of a start / rate of the plain one = λ of the plain one / λ of the start. (A start is no minimum. The
-# other end of the spectrum, the smallest eigenvalue, is negative where the loss bends down, and bounds no
-# rate.)
+# numbers: rate of a start / rate of the plain one = λ of the plain one / λ of the start. (A start is no minimum: the
+# column *smallest*, the other end of the spectrum, is negative where the loss bends down. So 2 / λ is a rule of thumb.)
 #
 # But we train with Adam, whose steps do not shrink with the gradient. So here is a rival that knows nothing of
-# curvature. Adam's first step moves every entry of `A` and `B` by the rate. How far ΔW moves by that, in the Frobenius
-# norm over all layers, hangs on the *size* of the factors:
+# curvature. Adam's first step moves every entry of `A` and `B` that has a gradient by the rate (warm-up: a share of it,
+# the same for all starts). How far ΔW moves by that, in the Frobenius norm over all layers, hangs on the *size* of the
+# factors:
 #
-# $$\Delta W \approx \text{rate} \cdot s\, \big( \mathrm{sign}(\partial L / \partial B)\, A
+# $$\Delta W \approx -\text{rate} \cdot s\, \big( \mathrm{sign}(\partial L / \partial B)\, A
 # + B\, \mathrm{sign}(\partial L / \partial A) \big)$$
 #
 # If the best rate is the one that moves ΔW equally far, it goes like 1 / that size. The two can be told apart: random
-# factors as large as PiSSA's give the same first step, and need not have PiSSA's curvature.
+# factors as large as PiSSA's give almost the same first step, and need not have PiSSA's curvature.
 #
 # **Write down your prediction.** Order the five starts by their best rate. By which factor is PiSSA's below the plain
 # one's? Is it the same for large random factors?
@@ -206,19 +208,24 @@ results.record(looks={", ".join(map(str, job)): found for job, found in at.items
 #
 # Each start gets its own sweep, with as many tries as the others, on the base of seed 0. That gives one best rate, on a
 # grid. For the predictions we go to the other bases: there, a start is trained at its best rate, at half and at twice
-# that, and the bottom of the parabola through the three losses is that base's best rate (never outside the three).
+# that, and the bottom of the parabola over log(rate) through the three losses is that base's best rate. (Never outside
+# the three, so a miss may hide what lies beyond. At `quick` there is one base, and the rates are those of `full`.)
 #
 # - *Order*: Spearman's correlation between predicted and found rates over the five starts. A shuffled order has 0 in
-#   the mean. So we ask for a half. Ties in the grid cannot make it: the rates are the parabola's.
+#   the mean, but half or more in 27 of 120. So we ask for more than 0.85, which 5 of 120 have. The bases share one
+#   sweep and are no three orders: the interval says how noise moves this one.
 # - *Ratio*: the mean miss over the four other starts, in octaves (1 is a factor of 2), beside the plain start. Chance
-#   knows nothing, and predicts the plain start's rate for all. *Worth* asks whether 1 / λ misses by less than
-#   that. Chance there deals the predictions out to the four starts at random.
+#   knows nothing, and predicts the plain start's rate for all. Where the rates hardly differ it passes too, and the row
+#   says nothing. *Worth* asks whether 1 / λ misses by less than that. Chance there deals the predictions out to the
+#   four starts at random: it keeps the level, and loses which start.
 # - *Same*: each start's loss less the plain start's, in percent of the latter. The line is the 2 % that the source
 #   prints. (It has accuracies, we have losses.) A test that all pass shows nothing, so chance is the same start off
-#   its best rate: by a factor of 2 to its worse side on rot13, √10 times as high on cipher-6, whose valley is flatter.
+#   its best rate: by a factor of 2 to its worse side on rot13, √10 times as high on cipher-6.
 # - *PiSSA better*, and the rows over NF4: by 2 % of the loss, at one rate for both, the plain start's best, and at
-#   each one's own. Chance is the large random start; over NF4, the plain start a second time. (The paper compares at
-#   one rate, too.)
+#   each one's own. The abstract says "identical experimental setups": one rate, here the plain start's best, which
+#   favours that. Chance is the plain start (not rounded, over NF4 too) a second time. The large random start stands
+#   beside it. LoftQ takes the best rank 8 off QLoRA's error, so it cannot lose; its chance is how much of *white noise*
+#   rank 8 takes.
 
 # %%
 order = results.claim(
@@ -227,7 +234,7 @@ order = results.claim(
     source="arXiv 2602.04998v2, abstract",
     read="abstract",
     published="differing best rates are attributed to the largest Hessian eigenvalue",
-    test=AtLeast(0.5, "a shuffled order has 0 in the mean"),
+    test=AtLeast(0.85, "of the 120 orders of five, 5 have more: 4 %"),
     scope={"task": "rot13", "starts": starts, "optimizer": "AdamW"},
 )
 ratio, rival = (
@@ -242,14 +249,14 @@ ratio, rival = (
 worth = results.finding(
     "worth",
     says="1 / λ misses a start's best rate by less than a prediction that knows nothing: the plain start's rate",
-    test=Lower(0.25, "a quarter of an octave; the grid's finest steps are 0.8"),
+    test=Lower(0.25, "a quarter of an octave, so that a reader would notice"),
     scope={"task": "rot13", "starts": starts[1:], "unit": "octaves"},
 )
 
 # %%
 same = results.claim(
     "same",
-    says="at tuned rates the starts end within 2 % of the plain start's loss",
+    says="at tuned rates PiSSA and MiLoRA end within 2 % of the plain start's loss",
     source="arXiv 2602.04998v2, abstract",
     read="abstract",
     published="all methods within 1 to 2 %, once rates are tuned",
@@ -271,8 +278,8 @@ better = results.claim(
 directions = results.finding(
     "directions",
     says="PiSSA's directions matter: it ends lower than random factors of its size, each at its own rate",
-    source="arXiv 2507.06558v1, abstract, which says that size alone does it",
-    test=Lower(2, "percent of the loss"),
+    source="arXiv 2507.06558v1, abstract, by which the gain essentially arises from size",
+    test=Lower(2, "percent of the loss, as in the row before"),
     scope={"task": "rot13", "unit": "percent of the plain start's loss"},
 )
 smaller = results.claim(
@@ -289,7 +296,7 @@ nf4_better = results.claim(
     says="over NF4 a start from an SVD ends lower than QLoRA, each at its own rate",
     source="arXiv 2310.08659v4, abstract; of QPiSSA 2404.02948v3, abstract",
     read="abstract",
-    published="LoftQ above QLoRA, above all at 2 bits; QPiSSA 86.05 % against 81.73 %, GSM8K, LLaMA-3-70B",
+    published="LoftQ above other quantization, above all at 2 bits; QPiSSA 86.05 % against 81.73 %, GSM8K, LLaMA-3-70B",
     test={name: Lower(2, "percent of the loss, as above") for name in ("LoftQ", "QPiSSA")},
     scope={"task": "rot13", "unit": "percent of QLoRA's loss"},
 )
@@ -343,10 +350,14 @@ order.measure(
 blind = [miss(None, seed) for seed in seeds]
 by_curvature = [miss("curvature", seed) for seed in seeds]
 ratio.measure(stats.interval(by_curvature), chance=stats.interval(blind))
-rival.measure(stats.interval([miss("step", seed) for seed in seeds]), chance=stats.interval(blind))
+by_step = [miss("step", seed) for seed in seeds]
+rival.measure(stats.interval(by_step), chance=stats.interval(blind))
 dealt = [figures.shuffled_miss(predicted, best, starts, "curvature", seed) for seed in seeds]
 worth.measure(stats.paired(by_curvature, blind), chance=stats.paired(dealt, blind))
-print(f"of all orders of five, {sum(rho >= 0.5 for rho in shuffled) / len(shuffled):.0%} have 0.5 or more")
+print(f"of all orders of five, {sum(rho > 0.85 for rho in shuffled) / len(shuffled):.0%} have more than 0.85")
+print(f"blind, the miss is {stats.shown(blind, 2)} octaves; by Adam's first step {stats.shown(by_step, 2)}")
+tried = [tuned["rot13"][b].run.lr * f for b in starts for f in (1 / off, 1, off)]
+print(f"{sum(rate in tried for rate in best.values())} of {len(best)} best rates are one of their three: bounds")
 
 # %%
 results.figure(
@@ -354,8 +365,9 @@ results.figure(
     "rates",
     "Each start's best rate over the plain start's, found (upwards) and predicted (across), a point for each base. "
     "Left: by the curvature. Right: by Adam's first step. On the dashed line a prediction is right.",
-    alt="Two panels, both axes logarithmic, with a dashed diagonal. Each start has a colour and a marker of its own, "
-    "and one point a base; how far the points of a start lie from the diagonal is the miss of the prediction.",
+    alt="Two panels, both axes logarithmic, with a dashed diagonal. The points lie nearly level, between about two "
+    "thirds and four thirds of the plain start's rate, where the predictions reach down to a tenth (left) and a "
+    "third (right).",
 )
 
 # %% [markdown]
@@ -396,11 +408,10 @@ better.measure(
         "one rate": stats.interval(percent(shared["PiSSA"], own["plain"])),
         "each its own": stats.interval(percent(own["PiSSA"], own["plain"])),
     },
-    chance={
-        "one rate": stats.interval(percent(shared["random, large"], own["plain"])),
-        "each its own": stats.interval(percent(own["random, large"], own["plain"])),
-    },
+    chance={part: stats.interval(percent(again, own["plain"])) for part in better.parts},
 )
+for part, of in (("one rate", shared), ("each its own", own)):
+    print(f"random, large, {part}: {stats.shown(percent(of['random, large'], own['plain']), 2)} %")
 directions.measure(
     stats.interval(percent(own["PiSSA"], own["random, large"], own["plain"])),
     chance=stats.interval(percent(again, own["plain"])),
@@ -432,8 +443,11 @@ errors = {b: [lost(replace(over["QLoRA"], begin=b, seed=k), size) for k in seeds
 share = {b: [e / q for e, q in zip(errors[b], errors["QLoRA"], strict=True)] for b in errors}
 for begin, values in errors.items():
     print(f"{begin:16s} loses {stats.shown(values, 4)} of |W|, over QLoRA {stats.shown(share[begin], 3)}")
-chance = stats.interval(share["random over NF4"])
-smaller.measure({b: stats.interval(share[b]) for b in smaller.parts}, chance={b: chance for b in smaller.parts})
+shapes = [layer.weight.shape for layer in find_targets(pretrained(size, 1), "all-linear").values()]
+draws = [torch.linalg.svdvals(torch.randn(shape)).square() for shape in shapes]  # white noise has no large pieces
+white = (sum(v[8:].sum() for v in draws) / sum(v.sum() for v in draws)).sqrt().item()
+chance = {"LoftQ": (white, 0.0), "QPiSSA": stats.interval(share["random over NF4"])}
+smaller.measure({b: stats.interval(share[b]) for b in smaller.parts}, chance=chance)
 
 # %%
 four = compare_starts(over, size, known=results.known_rates("NF4"))
@@ -452,6 +466,25 @@ results.forest(
     "Rows of this chapter, each against its line. Bars are 95 % intervals over bases.",
     rows=["order", "ratio", "ratio_by_step", "worth", "same", "pissa_better", "directions", "nf4_error", "nf4_better"],
 )
+
+# %% [markdown] rests_on="17.order=not settled,17.ratio=not settled,17.ratio_by_step=not settled,17.worth=does not hold"
+# **Curvature.** PiSSA's λ is ten to twenty times the plain start's, on either task. Its best rate is not a tenth: on
+# rot13 it is two thirds to three quarters of the plain start's, on cipher-6 one step of the grid below. Whether the
+# order is right is open ({17.order.shown}). The size is not: 1 / λ misses a start's rate by {17.ratio.shown} octaves
+# (factors of two), further than who takes the plain start's rate for all. Adam's first step does no better. So here a
+# start's curvature is no way to find its rate.
+
+# %% [markdown] rests_on="17.same=partly, 17.pissa_better=not reproduced, 17.directions=does not hold"
+# **At tuned rates.** On rot13 PiSSA ends where the plain start does, within 2 %, and is nowhere better; MiLoRA is too
+# noisy to say, on either task. On the near task PiSSA ends 8 % *above* the plain start, and so do large random factors,
+# by 5 to 6 %: there a large start costs, and the rate does not mend it. (That is no verdict on the 2 % of large
+# models.) On rot13 large random factors do 2 % better than PiSSA, if anything. Its
+# directions are worth nothing that shows here.
+
+# %% [markdown] rests_on="17.nf4_error=not settled, 17.nf4_better=not reproduced"
+# **Over 4 bits.** Rank 8 takes 19 % of the rounding error away with LoftQ, 14 % with QPiSSA; random factors add 12 %.
+# (Of white noise rank 8 would take 9 %, which passes our line too: so LoftQ settles nothing there, and QPiSSA does.)
+# The loss at the end is 1 % lower with LoftQ than with QLoRA, less than our line of 2 %, and no lower with QPiSSA.
 
 # %% [markdown]
 # **What these tests cannot say.** λ is that of the start, on 16 windows, and of the plain Hessian; Adam sees neither

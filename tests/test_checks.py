@@ -1334,6 +1334,7 @@ ANSWERS += [
     ("17", "check_begin", begun_at(split=lambda s, by: ((s * by).sqrt(),) * 2), "multiplied by the scaling"),
     ("17", "check_begin", begun_at(split=lambda s, by: (s.sqrt() / by,) * 2), "once its root was taken"),
     ("17", "check_begin", begun_at(split=lambda s, by: (s / by**0.5,) * 2), "S must be in B A once"),
+    ("17", "check_begin", begun_at(split=lambda s, by: (s / by,) * 2), "take the root of S / s in A and in B"),
     ("17", "check_begin", begun_at(split=lambda s, by: (torch.ones_like(s),) * 2), "S is missing"),
     ("17", "check_begin", begun_at(taken=lambda p, by: 0), "the base is W itself"),
     ("17", "check_begin", begun_at(taken=lambda p, by: p), "the base lacks B A, without the scaling"),

@@ -40,6 +40,9 @@ def _named(W, rank: int, scaling: float, A, B, base) -> str:
         "A and B are multiplied by the scaling; divide": top * scaling,
         "S is divided by the scaling only once its root was taken; take the root of S / s": top / scaling**2,
         "S must be in B A once: its root in A and its root in B": (u[:, :rank] * s[:rank] ** 2) @ vt[:rank] / scaling,
+        "take the root of S / s in A and in B: S / s must be in B A once": (
+            (u[:, :rank] * s[:rank] ** 2) @ vt[:rank] / scaling**2
+        ),
         "S is missing": u[:, :rank] @ vt[:rank],
     }
     for words, way in products.items():
