@@ -77,7 +77,8 @@ def refused_by_a_server(seed: int) -> Seen:
     model, healthy = world.adapted(seed, replace(world.CONFIG, rank=32)), world.taught(seed)
     world.train(model, world.lesson(), steps=2, seed=seed)
     said = [diagnose(m.eval(), batch=IDS) for m in (model, healthy)]
-    return Seen(32, world.CONFIG.rank, said[0], said[1], elsewhere=_line(model, "vLLM"))
+    ranks = [max(layer.rank for layer in filter(is_adapter, m.modules())) for m in (model, healthy)]
+    return Seen(ranks[0], ranks[1], said[0], said[1], elsewhere=_line(model, "vLLM"))
 
 
 PLAIN = "a merged layer is a layer like any other: what was added to it, and what was rounded off, is not in it"
@@ -134,7 +135,7 @@ CASES = (
         name="the server refuses it",
         group="lost",
         asks="LoRA rank 32 is greater than max_lora_rank 16",
-        slip="rank 32, and modules_to_save",
+        slip="rank 32, for a server that was started with its defaults",
         mend="--max-lora-rank 32; or merge",
         number="rank of the adapter, where the server has room for 16",
         run=refused_by_a_server,
