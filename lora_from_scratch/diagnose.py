@@ -58,9 +58,10 @@ def diagnose(
     adapters, learns = adapters_of(model), has_loss(batch, loss)
     training = bool(optimizers) or (learns and model.training)
     found = of_flags(model, adapters, training) + of_optimizers(model, optimizers) + of_places(model, adapters)
-    found += of_values(model, adapters, optimizers) + of_saving(model, adapters, bool(optimizers))
+    at_use = batch is not None and not learns and not optimizers
+    found += of_values(model, adapters, optimizers, at_use) + of_saving(model, adapters, bool(optimizers))
     found += of_combined(adapters)
-    if batch is not None and not learns and not optimizers:
+    if at_use:
         found += of_use(model, adapters)
     if learns:
         try:

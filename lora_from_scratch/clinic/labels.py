@@ -108,7 +108,11 @@ def _ends_left_out(model: nn.Module, batch: object) -> list[Finding]:
     mask = batch.get("attention_mask")
     attended = mask > 0 if isinstance(mask, Tensor) and mask.shape == ids.shape else torch.ones_like(ids, dtype=bool)
     ends = _end_ids(model) | {int(i) for i in ids[~attended].unique()}
-    rows = [(ids[r, at[-1]], labels[r, at[-1]]) for r in range(len(ids)) if len(at := attended[r].nonzero().flatten())]
+    last = [int(at[-1]) for row in attended if len(at := row.nonzero().flatten())] if attended.any(dim=1).all() else []
+    for r, p in enumerate(last):  # a mask by id hides the true end too: it stands behind the last that is attended
+        if int(ids[r, p]) not in ends and p + 1 < ids.shape[1] and int(ids[r, p + 1]) in _end_ids(model):
+            last[r] = p + 1
+    rows = [(ids[r, p], labels[r, p]) for r, p in enumerate(last)]
     closed = [int(label) for token, label in rows if int(token) in ends]
     if not closed or any(label != LEFT_OUT for label in closed) or not (labels != LEFT_OUT).any():
         return []

@@ -9,7 +9,7 @@ from lora_from_scratch.clinic.finding import Finding, some
 from lora_from_scratch.clinic.layers import Adapter
 from lora_from_scratch.clinic.look import Look
 
-LEAST = 0.005  # of the loss in a step: below that, even a straight way down would take more than 200 steps
+LEAST = 0.005  # of the loss, in the first step
 FULL = 1e-4  # rates up to this one are usual where all weights of a large model are trained
 
 
@@ -32,11 +32,11 @@ def of_gradients(adapters: list[Adapter], seen: Look) -> list[Finding]:
 
 
 def of_rate(adapters: list[Adapter], optimizers: Sequence, seen: Look) -> list[Finding]:
-    """A rate with which no step of Adam can take a noticeable part off this loss.
+    """A rate with which the first step of Adam cannot take a noticeable part off this loss.
 
-    Adam moves a number by about its rate, whatever the gradient's size. So a step takes at most about the sum of
-    rate · |gradient| off this batch's loss. Looked at where B A is zero, at the start, and at rates of 1e-4 and below.
-    A rate that a schedule raises and lowers is taken at its height.
+    Adam moves a number by about its rate, whatever the gradient's size. So the first step takes at most about the sum
+    of rate · |gradient| off this batch's loss. (Later ones may take more: gradients grow as B does.) Looked at where
+    B A is zero, at the start, and at rates of 1e-4 and below. A rate that a schedule moves is taken at its height.
     """
     active = [a for a in adapters if a.active and a.trained]
     if not active or any(a.A.any() and a.B.any() for a in active) or not seen.loss > 0:
@@ -54,9 +54,9 @@ def of_rate(adapters: list[Adapter], optimizers: Sequence, seen: Look) -> list[F
     share = most / seen.loss
     if not rates or not 0 < share < LEAST or max(rates) > FULL:
         return []
-    numbers = {"rate": max(rates), "share of the loss that a step can take at most": share}
+    numbers = {"rate": max(rates), "share of the loss that the first step can take at most": share}
     mend = "an adapter takes a higher rate than all weights do: try ten times this one, then ten times that"
-    return [Finding("the rate is too low for an adapter", numbers, mend)]
+    return [Finding("the rate may be too low for an adapter", numbers, mend)]
 
 
 def of_use(model: nn.Module, adapters: list[Adapter]) -> list[Finding]:

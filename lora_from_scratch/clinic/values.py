@@ -27,14 +27,17 @@ def steps_taken(optimizers: Sequence, adapters: list[Adapter]) -> int:
 
 
 @torch.no_grad()
-def of_values(model: nn.Module, adapters: list[Adapter], optimizers: Sequence) -> list[Finding]:
+def of_values(model: nn.Module, adapters: list[Adapter], optimizers: Sequence, at_use: bool = False) -> list[Finding]:
     """B zero is how a run starts. It is wrong after steps, in an adapter that was loaded for use, and in a part."""
     adapters = [a for a in adapters if not a.B.is_meta]
     active, steps = [a for a in adapters if a.active], steps_taken(optimizers, adapters)
     zero = [a for a in active if not a.A.any() or not a.B.any()]
+    if steps:  # what no gradient has reached yet, as an expert that no token went to, is as it began
+        moved = {id(p) for o in optimizers for p in o.state}
+        zero = [a for a in zero if moved & {id(a.A), id(a.B)}]
     stuck = [a for a in zero if not a.A.any() and not a.B.any()]
     partly = 0 < len(zero) < len(active)
-    for_use = not optimizers and not any(a.trained for a in active)
+    for_use = at_use or (not optimizers and not any(a.trained for a in active))
     if zero and (steps > 1 or for_use or partly or stuck):
         numbers = {"adapters with B A = 0": len(zero), "of": len(active), "steps taken": steps}
         if stuck:

@@ -234,7 +234,10 @@ def test_labels_that_were_shifted_by_hand_too_are_named():
 
 def test_dropout_at_use_is_named():
     model, ids = wrapped(lora_dropout=0.1), {"input_ids": batch_of()["input_ids"]}
+    assert names(model.train(), batch=ids) == {"dropout is on at use", "an adapter does nothing"}
+    train(model)
     assert names(model.train(), batch=ids) == {"dropout is on at use"}
+    assert names(model.eval(), batch=ids) == set()
 
 
 def test_an_embedding_that_trains_outside_modules_to_save_is_named():

@@ -103,7 +103,7 @@ RUNS = {  # what is told of a run, and what it is
     "fourth": "the base is not frozen",
 }
 WHY = {
-    "first": "after one step of Adam not one number is left: look for what is zero in 16 bits",
+    "first": "after two steps of Adam not one number is left: look for what is zero in 16 bits",
     "second": "its logits are the base's to the last bit, so B A is zero there; training went well, so B was not",
     "third": "the training loss is the lowest of all, since what is hardest is not in it; and no answer stops",
     "fourth": "the file holds A and B; what else can have learnt, and stayed behind?",
@@ -119,15 +119,15 @@ def check_runs(answers) -> str:
         return STUB
     known = set(RUNS.values()) | {
         "nothing is trainable", "the optimizer misses trainable parameters", "checkpointing cuts the gradients off",
-        "the rate is too low for an adapter", "the loss counts the prompt", "B is not zero at the start",
+        "the rate may be too low for an adapter", "the loss counts the prompt", "B is not zero at the start",
         "the loss leaves out the first token of the answer", "dropout is on at use", "adapters on adapters",
         "saving leaves the adapters out", "an embedding trains and is not saved", "a new head is frozen",
-        "target names not found",
+        "target names not found", "trained beside the adapters and not saved", "gradients are cut off",
     }  # fmt: skip
     for key, value in given.items():
         if value is None:
             return not_yet(f"the {key} run has no name yet")
         if str(value).strip().lower() not in {name.lower() for name in known}:
-            return not_yet(f"{value!r} is none of diagnose's names: they stand in the table above")
+            return not_yet(f"{value!r} is not in the list above")
     wrong = [key for key, value in given.items() if str(value).strip().lower() != RUNS[key].lower()]
     return not_yet(f"the {wrong[0]} run: {WHY[wrong[0]]}") if wrong else RIGHT

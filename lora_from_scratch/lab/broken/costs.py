@@ -34,8 +34,8 @@ def not_faster(seed: int) -> Seen:
 def as_much_memory(seed: int) -> Seen:
     """A large batch: what forward keeps for backward is most of it, and adapters keep it too."""
     shares, said, base = [], [], world.base(seed)
-    for batch, checkpointed in ((256, False), (1, True)):
-        parts = [training_bytes(base, how, batch, 16, rank=4, checkpoint=checkpointed) for how in ("lora", "full")]
+    for batch in (256, 1):
+        parts = [training_bytes(base, how, batch, 16, rank=4) for how in ("lora", "full")]
         model = world.adapted(seed)
         said.append(diagnose(model, world.optimizer_of(model), world.lesson(), answer_loss))
         shares.append(parts[0].total / parts[1].total)
@@ -71,7 +71,7 @@ CASES = (
         group="costs",
         asks="the card is full all the same",
         slip="a batch of 256, everything kept for backward",
-        mend="checkpointing, or a smaller batch: LoRA shrinks gradients and optimizer state",
+        mend="a smaller batch at once, or checkpointing: LoRA shrinks gradients and optimizer state",
         number="bytes of a step, full fine-tuning's = 1",
         run=as_much_memory,
         unseen="nothing is wrong with it: it is arithmetic",

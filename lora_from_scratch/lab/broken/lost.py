@@ -17,8 +17,7 @@ def names_unmatched(seed: int) -> Seen:
     for prefix in ("base_model.model.", ""):
         model = world.adapted(seed)
         model.load_state_dict({prefix + name: tensor for name, tensor in file.items()}, strict=False)
-        model.requires_grad_(False).eval()  # for use
-        said.append(diagnose(model, batch=torch.tensor([[world.C, 0]])))
+        said.append(diagnose(model.eval(), batch=torch.tensor([[world.C, 0]])))
         ends.append(world.loss_on(model, world.lesson()))
     return Seen(ends[0], ends[1], said[0], said[1])
 

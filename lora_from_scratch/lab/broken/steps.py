@@ -40,7 +40,7 @@ CASES = (
         mend="try ten times the rate, then ten times that",
         number="loss after the lesson",
         run=rate_of_all_weights,
-        finding="the rate is too low for an adapter",
+        finding="the rate may be too low for an adapter",
         threads=("mlx-tune#15",),
         chapter="13",
     ),

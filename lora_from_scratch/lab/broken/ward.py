@@ -17,6 +17,10 @@ QUESTIONS: dict[str, list[Case]] = {
     for name, case in CASES.items()
     if name not in TWICE
 }
+COUNTED = {  # runs whose number is a count or a setting, the same whatever is learnt
+    "nothing is trainable", "checkpointing before a frozen embedding", "the file holds no weights",
+    "the server refuses it", "why isn't it faster?", "why does it take as much memory?", "the printed share is wrong",
+}  # fmt: skip
 
 
 def told(case: Case, seen: Seen) -> str:

@@ -79,9 +79,9 @@ def one_token_too_far(seed: int) -> Seen:
 
 def prompt_learnt(seed: int) -> Seen:
     """The loss that is printed holds the prompt's: a letter that nobody can know, log 24 nats."""
-    model, lesson = world.taught(seed), world.lesson()
-    fresh, losses = world.adapted(seed), (loss_on_the_prompt, answer_loss)
-    said = [diagnose(fresh, world.optimizer_of(fresh), lesson, loss) for loss in losses]
+    model, lesson, losses = world.adapted(seed), world.lesson(), (loss_on_the_prompt, answer_loss)
+    said = [diagnose(model, world.optimizer_of(model), lesson, loss) for loss in losses]
+    world.train(model, lesson, seed=seed, loss=loss_on_the_prompt)
     with torch.no_grad():
         return Seen(*(loss(model, lesson).item() for loss in losses), *said)
 
@@ -147,7 +147,7 @@ CASES = (
         asks="the loss stays high, and the answers are right",
         slip="labels = ids, the prompt's among them",
         mend="labels[:start] = -100",
-        number="loss that is printed, of one and the same model",
+        number="loss that is printed, and the answers' part of it",
         run=prompt_learnt,
         finding="the loss counts the prompt",
         threads=("trl#3279",),
