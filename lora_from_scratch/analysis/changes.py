@@ -2,8 +2,8 @@
 
 A sparse update leaves most weights as they were: sparsity = 1 - (how many changed) / n (arXiv 2505.11711, section 2).
 There the checkpoints are in bfloat16, with 8 bits of precision, and a difference of at most 1e-5 counts as none; the
-rank is that of the differences of the bfloat16 weights. Both hang on the rounding: a step of less than half the distance
-to the next number leaves a weight as it was, and the other steps are rounded to whole distances, which adds noise to
+rank is that of the differences of the bfloat16 weights. Both hang on the rounding: a change of less than half the
+distance to the next number may leave a weight as it was, and others are rounded to whole distances. That adds noise to
 the update, and noise is of full rank.
 
 This file imports nothing of the project: copy it and it runs.

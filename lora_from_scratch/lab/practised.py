@@ -41,7 +41,7 @@ def compare_rewarded(
     grids: dict[str, tuple[float, ...]],
     known: dict[str, float] | None = None,
 ) -> dict[str, Tuned]:
-    """As sweep.compare, for rewarded runs and a grid of rates for each: the best is that of the highest mean `curve`."""
+    """As sweep.compare, for rewarded runs and a grid of rates for each: the best has the highest mean `curve`."""
 
     def results_of(runs: list[Rewarded]) -> list[dict]:
         return carry_out_all(runs, preset, work=practise)

@@ -5,9 +5,9 @@ adapter, the linear layers themselves, or TinyLoRA's few numbers. Each batch has
 before, n answers to each, and serves PASSES steps of AdamW at a constant rate: in the first the policy is the one that
 sampled, in the second the importance weights are at work.
 
-**The supervised ones** take the same number of steps. "rewarded": on the rewarded episodes, and no others, that the run
-of the same method and seed at the rate `taught_at` drew, batch by batch; the loss is -log p of the answer, its mean over
-those episodes. "shown": on the words themselves, behind every prompt, as somebody who knows them would show them.
+**The supervised ones** take the same number of steps. "rewarded": on the rewarded episodes, and no others, that the
+run of the same method and seed at the rate `taught_at` drew, batch by batch; the loss is -log p of the answer, its mean
+over those episodes. "shown": on the words themselves, behind every prompt, as one who knows them would show them.
 """
 
 import time
@@ -52,8 +52,8 @@ class Rewarded(Run):
         words.check_words(self.words, self.by_letter)
         if self.fed not in FED or (self.fed == "rewarded") != (self.taught_at > 0):
             raise ValueError(
-                f"fed is {self.fed!r} and taught_at {self.taught_at!r}; fed is one of {FED}, and 'rewarded' alone needs "
-                "the rate of the run that drew the episodes"
+                f"fed is {self.fed!r} and taught_at {self.taught_at!r}; fed is one of {FED}, and "
+                "'rewarded' alone needs the rate of the run that drew the episodes"
             )
         if self.numbers < 0 or (self.numbers and self.adapter is not None):
             raise ValueError(
@@ -74,7 +74,7 @@ def practise(run: Rewarded, preset: Preset) -> dict:
     """Carry out `run`, from the cache where nothing that decides it has changed.
 
     Gives `success`, how likely an answer to a held-out prompt is right, `task_loss`, 1 less that, and `text_loss` on
-    English, after the run; `curve`, the success on each batch's prompts before it is trained on, and `tune_loss`, 1 less
+    English, after the run; `curve`, the success on each batch's prompts before it is trained on, `tune_loss`, 1 less
     its mean; the bits that the episodes told, `bits`, by counted rewards, and `bits_most`, by exact chances; `lucky`,
     how many answers were rewarded; the `answers` of each batch; the `trained` numbers' count and `state`, `seconds`.
     """

@@ -1,9 +1,9 @@
 """Answers that are words: drawn, judged, and how likely each is, exactly.
 
 A prompt is a stretch of the corpus that ends behind a word, with its space. An answer goes on from there, up to the
-next space, and is right if it is one of a few `words`; or, by the letter, if it is the first of two words behind a letter
-from a to m, and the second behind one from n to z. So few answers are right that nothing need be sampled to know how
-often a model succeeds:
+next space, and is right if it is one of a few `words`; or, by the letter, if it is the first of two words behind a
+letter from a to m, and the second behind one from n to z. So few answers are right that nothing need be sampled to know
+how often a model succeeds:
 
     p(success | prompt) = Σ over words w  Π_t p(w_t | prompt, w_1 … w_{t-1})
 
