@@ -1,0 +1,727 @@
+# %% [markdown]
+# # 16 · Reinforcement
+#
+# **The question.** A model answers, and all that it is told is how good the answer was. How few numbers can learn from
+# that? And what can it teach a model that never gives the right answer?
+#
+# **What you will be able to do.** Write a policy gradient with importance weights and group-centred rewards. Count the
+# bits that episodes tell, beside the numbers that an adapter holds. Say beforehand when reinforcement can teach
+# nothing. Doubt a count of changed weights.
+#
+# **What you need.** Chapters 00 (cutting an update to a low rank), 01 (the layer and its own rate), 03 (what a 16-bit
+# base rounds away) and 10 (spectra, and random updates of the same spectrum).
+#
+# **The published claims.** "LoRA Without Regret" (Thinking Machines, 2025, section "Reinforcement learning"): LoRA
+# "fully matches" full fine-tuning under a policy gradient, at ranks as low as 1, for an episode tells one bit or so.
+# TinyLoRA (arXiv 2602.04118v1, abstract): 13 trained numbers bring Qwen2.5 to 91 % on GSM8K (the abstract says 8B, its
+# figure 1 says 7B), and supervised training needs 100 to 1,000 times larger updates for the same. 2505.11711v2
+# (abstract): reinforcement changes 5 to 30 % of the weights, at nearly full rank. 2510.00553v3 (abstract): the first
+# singular direction of each update holds over 99 % of the gain. 2504.13837v4 (abstract): what is learnt was in the
+# base's answers already.
+#
+# Three seeds are three bases at `full`, one at `quick`. `a ± b` is a mean over seeds with its 95 % interval.
+
+# %%
+from dataclasses import replace
+from itertools import product
+
+import torch
+
+from lora_from_scratch import AdapterConfig
+from lora_from_scratch.analysis import changes, spectra
+from lora_from_scratch.analysis.counting import lora_parameters
+from lora_from_scratch.analysis.nulls import random_update_like
+from lora_from_scratch.book import stats, tables
+from lora_from_scratch.book.figures import ch16 as figures
+from lora_from_scratch.book.results import Results
+from lora_from_scratch.book.verdicts import AtLeast, AtMost, Equal, Figures, Higher, Identity, Lower
+from lora_from_scratch.lab.corpus import decode
+from lora_from_scratch.lab.practised import compare_rewarded, weights, with_weights
+from lora_from_scratch.lab.presets import preset
+from lora_from_scratch.lab.pretrain import pretrained
+from lora_from_scratch.lab.reinforce import bits, policy_loss
+from lora_from_scratch.lab.rewarded import ANSWERS, GROUPS, Rewarded, asked, batches, practise, prepared
+from lora_from_scratch.lab.words import draw, held_out_success, success
+from lora_from_scratch.lab.workers import carry_out_all
+
+size = preset()
+results = Results("16_reinforcement", size, scope={"optimizer": "AdamW", "rule": "policy gradient, group-centred"})
+seeds = range(1, size.seeds + 1)
+
+# %% [markdown]
+# ## A policy gradient in raw lines
+#
+# A policy gives answers `k` with chances `p_k`, and each has a reward `r_k`. The expected reward is `J = Σ p_k r_k`. Of
+# a softmax over logits θ, its gradient is short: what is better than the mean becomes likelier.
+#
+# $$\frac{\partial J}{\partial \theta_k} = p_k\, (r_k - J)$$
+#
+# Nobody can sum over all answers of a language model, so one samples. If another policy q sampled (the same model, a
+# step ago), each answer is weighted by p / q. From each reward the mean over its *group* is taken, the n answers to one
+# prompt: GRPO's centring (2402.03300v3, section 4.1.1), here without its division by the spread. Here is the whole
+# expectation, over all groups of two that q may draw.
+
+# %%
+theta = torch.tensor([0.5, -1.0, 0.3, 1.2], dtype=torch.float64)
+p, q = torch.softmax(theta, 0), torch.softmax(theta.flip(0), 0)  # (4,), (4,): trained, and that which samples
+r, n = torch.tensor([0.0, 1.0, 0.0, 1.0], dtype=torch.float64), 2
+exact = p * (r - p @ r)  # (4,)
+one_hot = torch.eye(4, dtype=torch.float64)
+
+
+def expected(weighted=True, centred=True, shift=0.0):
+    """The mean of the sampled gradient over all 16 groups, (4,), and the spread about it."""
+    groups = list(product(range(4), repeat=n))
+    chance = torch.stack([q[list(g)].prod() for g in groups])  # (16,)
+    terms = []
+    for g in groups:
+        rewards = r[list(g)] + shift
+        advantage = rewards - rewards.mean() * centred  # (n,)
+        weight = p[list(g)] / q[list(g)] if weighted else torch.ones(n, dtype=torch.float64)
+        terms.append(((weight * advantage)[:, None] * (one_hot[list(g)] - p)).mean(0))
+    mean = chance @ torch.stack(terms)
+    return mean, (chance @ (torch.stack(terms) - mean).square().sum(1)).sqrt().item()
+
+
+print("exact              ", exact.numpy().round(3))
+print("sampled, × n/(n-1) ", (expected()[0] * n / (n - 1)).numpy().round(3))
+
+# %% [markdown]
+# A group's mean holds the answer's own reward too; that makes the gradient smaller by (n - 1) / n, and changes nothing
+# else. In the package the same is a loss, `policy_loss(log_p, log_q, mask, rewards)`, whose gradient autograd takes.
+
+# %%
+gradient = results.identity(
+    "gradient",
+    says="the loss of the package, over all groups that q may draw, has the exact gradient times (n - 1) / n",
+    test=Identity(1e-12),
+)
+logits, total = theta.clone().requires_grad_(), torch.zeros(4, dtype=torch.float64)
+for group in map(list, product(range(4), repeat=n)):
+    log_p = torch.log_softmax(logits, 0)[group][:, None]  # (n, 1): answers of one token
+    loss = policy_loss(log_p, q.log()[group][:, None], torch.ones(n, 1, dtype=torch.bool), r[group][None])
+    total += q[group].prod() * torch.autograd.grad(loss, logits)[0]
+gradient.measure((-total * n / (n - 1) - exact).abs().max().item())
+
+# %% [markdown]
+# ## Broken on purpose
+#
+# First the weights p / q are left out. Then the centring is, with rewards of 1 and 0, and with 11 and 10, which are the
+# same task.
+
+# %%
+for words, options in {
+    "as it should be": {},
+    "no weights": {"weighted": False},
+    "rewards 11 and 10": {"shift": 10.0},
+    "not centred": {"centred": False},
+    "not centred, 11 and 10": {"centred": False, "shift": 10.0},
+}.items():
+    mean, spread = expected(**options)
+    print(f"{words:24s} gradient {mean.numpy().round(3)}  spread {spread:.2f}")
+
+# %% [markdown]
+# Without the weights the gradient points elsewhere: it is that of no policy's reward. Without centring it is right in
+# the mean (and larger, by n / (n - 1)), but ten points of reward that mean nothing drown it in spread.
+#
+# ## Two rewards
+#
+# The model reads 16 characters that end behind a word, and writes the next word.
+#
+# - **The habit**: 1 if it writes *the*, *a* or *an*. One habit for all prompts will do.
+# - **The rule**: behind a letter from a to m only *the* counts, behind one from n to z only *a*. One habit gets half at
+#   most; beyond that the answer has to depend on the prompt.
+#
+# Few answers are right, so the chance of success is a sum of products, which no sampling blurs. We judge on held-out
+# prompts by that.
+
+# %%
+habit, rule = Rewarded(), Rewarded(words=("the", "a"), by_letter=True)
+model, prompts = pretrained(size, 1), asked(habit, size)[0]
+episodes = draw(model, prompts, 4, habit.words, torch.Generator(size.device).manual_seed(0))
+for i in range(2):
+    answers = [decode(torch.tensor(answer)) for answer in episodes.answers[4 * i : 4 * i + 4]]
+    print(f"{decode(prompts[i])!r} {answers} -> {episodes.rewards[i].tolist()}")
+chance = success(model, prompts, habit.words)
+print("exact chance of success:", [round(c, 3) for c in chance.tolist()])
+
+
+# %%
+def of_base(run):
+    """The held-out success of each judging base, untrained."""
+    return [held_out_success(pretrained(size, s), run.words, size.eval_windows, run.by_letter) for s in seeds]
+
+
+base = {"habit": of_base(habit), "rule": of_base(rule)}
+print({name: stats.shown(values) for name, values in base.items()})
+count = batches(size) * GROUPS * ANSWERS
+print(f"a run: {batches(size)} batches of {GROUPS} prompts, {ANSWERS} answers to each: {count:,d} episodes")
+
+# %% [markdown]
+# Each batch serves two steps of AdamW: the first on-policy, the second with weights p / q at work. (The weights go by
+# token, each given what stands before it: exact for the first token of an answer, near enough after one step.)
+#
+# ## The meter of bits
+#
+# All that an episode tells is its reward. With a chance p of success that is H(p) bits at most:
+#
+# $$H(p) = -p \log_2 p - (1 - p) \log_2 (1 - p)$$
+#
+# One bit at p = ½, none at 0 or 1. A group with no success tells nothing: its advantages are all 0. The post compares
+# such bits with a rank-1 adapter on Llama-3.1-8B. Let us do its sums again.
+
+# %%
+post = 'Schulman et al., "LoRA Without Regret", Thinking Machines, 2025, section Reinforcement learning'
+h, kv, m = 4096, 1024, 14336
+block = [(h, h), (kv, h), (kv, h), (h, h), (m, h), (m, h), (h, m)]  # (out, in)
+numbers = lora_parameters(block * 32, rank=1)
+print(f"rank 1 on Llama-3.1-8B: {numbers:,d} numbers; {10_000 * 32:,d} bits; {numbers / 320_000:.1f} times as many")
+for name, says, published, test, ours in (
+    ("math_bits", "10,000 problems, 32 answers each, one bit an answer", "320,000 bits", Figures(320_000), 10_000 * 32),
+    ("llama_rank_1", "rank 1 in every layer of Llama-3.1-8B", "3M parameters", Figures(3e6, -6), numbers),
+    ("almost_ten", "these numbers over those bits", "almost 10 times", Figures(10), numbers / 320_000),
+    ("r1_zero", "R1-Zero: 10,400 steps of 32 questions and 16 answers", "5.3M bits", Figures(5.3e6, -5), 10_400 * 512),
+):
+    results.arithmetic(name, says, post, published, test, "second hand").measure(ours)
+
+# %% [markdown]
+# ## What would count
+#
+# All methods get the same prompts and sweeps of equally many rates, on base 0; bases 1 to 3 judge. A rate is picked by
+# the mean success along the run, for the end is soon the same for many.
+#
+# The **gain** is success less the base's. We give it as a share of the gain of full fine-tuning (all linear layers). A
+# tenth of that is our margin: TinyLoRA speaks of 90 % as recovered. Chance is a random update with the very singular
+# values of rank 1's update; for 13 numbers, 13 random ones of the same norm.
+#
+# **Write down your prediction.** Will rank 1 end where full fine-tuning does, on the habit and on the rule? Will 13
+# numbers? Ours: rank 1 yes, for its 9,856 numbers are many beside some 3,000 bits. 13 numbers reach the habit, by the
+# same count.
+
+# %%
+end, way = "at the end", "on the way"
+within = Equal(0.1, "a tenth of full fine-tuning's gain")
+share_of_gain = {"unit": "share of full fine-tuning's gain"}
+rank_1 = results.claim(
+    "rank_1",
+    says="under a policy gradient rank 1 gains what full fine-tuning gains",
+    source=post,
+    read="second hand",
+    published="LoRA fully matches FullFT, even with ranks as low as 1",
+    test={f"{reward}, {when}": within for reward in base for when in (end, way)},
+    scope=share_of_gain,
+)
+thirteen = results.claim(
+    "thirteen",
+    says="13 trained numbers recover 90 % of full fine-tuning's gain",
+    source="arXiv 2602.04118v1, abstract",
+    read="abstract",
+    published="91 % on GSM8K with 13 parameters; 90 % of improvements with 1000x fewer",
+    test=AtLeast(0.9, "the abstract's 90 %"),
+    scope={"reward": "habit", "method": "TinyLoRA, rank 2, v shared by all layers"} | share_of_gain,
+)
+
+# %%
+fits = results.finding(
+    "fits",
+    says="all bits that the episodes can have told rank 1 are fewer than 13 float32 numbers hold: their ratio",
+    test=AtMost(1, "13 · 32 = 416 bits"),
+    scope={"reward": "habit"},
+)
+needs_rl = results.claim(
+    "needs_rl",
+    says="13 numbers gain more by reinforcement than by supervised training on the rewarded of the same episodes",
+    source="arXiv 2602.04118v1, abstract",
+    read="abstract",
+    published="SFT requires 100-1000x larger updates to reach the same performance",
+    test=Higher(0.1, "a tenth of full fine-tuning's gain"),
+    scope={"reward": "habit"} | share_of_gain,
+)
+same_episodes = results.finding(
+    "same_episodes",
+    says="rank 1 gains as much by supervised training on the rewarded of the same episodes",
+    test=within,
+    scope={"reward": "habit"} | share_of_gain,
+)
+
+# %% [markdown]
+# ## The sweep
+
+# %%
+lora = {f"rank {rank}": AdapterConfig(rank=rank, alpha=32) for rank in (1, 4)}
+few = {f"{count} numbers": count for count in (13, 112)}
+grid = lambda *tenths: tuple(10 ** (k / 2) for k in tenths)  # noqa: E731
+grids = {"full": grid(-9, -8, -7, -6)} | {name: grid(-8, -7, -6, -5) for name in lora}
+grids |= {name: grid(-6, -5, -4, -3) for name in few}
+methods = {"full": replace(habit, scope="linear")} | {name: replace(habit, adapter=a) for name, a in lora.items()}
+arms = {"rule": {name: replace(run, words=rule.words, by_letter=True) for name, run in methods.items()}}
+arms["habit"] = methods | {name: replace(habit, numbers=count) for name, count in few.items()}
+tuned = {}
+for reward in base:
+    tuned[reward] = compare_rewarded(arms[reward], size, grids, known=results.known_rates(reward))
+    results.record_sweep(reward, tuned[reward])
+    print(reward)
+    print(tables.comparison(tuned[reward], against="full", value="success"), "\n")
+
+# %% [markdown]
+# *112 numbers* is TinyLoRA with as many as 28 layers of 2 × 2 can tell apart: beyond that more numbers change nothing.
+
+# %%
+results.figure(
+    figures.curves(tuned, base),
+    "curves",
+    "The chance of success on each batch's prompts before they are trained on, each method at its own rate; mean over "
+    "the judging bases, smoothed over five batches. Left: the habit. Right: the rule; one habit alone gets no "
+    "further than about a half.",
+    alt="Two panels over the number of episodes. Each method draws a line in a colour and a dash of its own, with its "
+    "name where the line ends; the base's success is a dashed level at the bottom.",
+)
+
+# %% [markdown]
+# ## Rank 1 beside full
+
+
+# %%
+def way_of(runs):
+    """The mean success along each run."""
+    return [1 - r["tune_loss"] for r in runs]
+
+
+def update(run, s):
+    """The adapted layers' weights before and after the run of seed s."""
+    mine = replace(run, seed=s)
+    return weights(mine, size, trained=False), weights(mine, size)
+
+
+def random_like(run, s):
+    """The base of seed s with random updates, of the singular values that the run's updates have."""
+    before, after = update(run, s)
+    draws = torch.Generator().manual_seed(s)
+    return with_weights(size, s, {k: w + random_update_like(after[k] - w, draws) for k, w in before.items()})
+
+
+def judged(model, run):
+    return held_out_success(model, run.words, size.eval_windows, run.by_letter)
+
+
+# %%
+measured, null = {}, {}
+for reward, rewarded in (("habit", habit), ("rule", rule)):
+    one, whole = tuned[reward]["rank 1"], tuned[reward]["full"]
+    random = [random_like(one.run, s) for s in seeds]
+    before = [[success(pretrained(size, s), torch.cat(asked(replace(rewarded, seed=s), size)), rewarded.words,
+                       rewarded.by_letter).mean().item()] for s in seeds]  # fmt: skip
+    pairs = {
+        end: (one.values("success"), whole.values("success"), base[reward], [judged(m, rewarded) for m in random]),
+        way: (way_of(one.results), way_of(whole.results), [b[0] for b in before], [b[0] for b in before]),
+    }
+    for when, (first, full, start, control) in pairs.items():
+        measured[f"{reward}, {when}"] = stats.interval(figures.lead(first, full, start, full))
+        null[f"{reward}, {when}"] = stats.interval(figures.lead(control, full, start, full))
+rank_1.measure(measured, chance=null)
+
+# %% [markdown]
+# On the way, chance is a run that learns nothing.
+#
+# ## 13 numbers, and their seed
+
+
+# %%
+def with_numbers(run, v, seed):
+    """TinyLoRA on the base of the run's seed, its factors P drawn from `seed`, its numbers `v`."""
+    model = prepared(pretrained(size, run.seed), replace(run, seed=seed))
+    model.load_state_dict(model.state_dict() | {name: v for name in model.state_dict() if name.endswith(".v")})
+    return model
+
+
+tiny, whole = tuned["habit"]["13 numbers"], tuned["habit"]["full"].values("success")
+drawn = []
+for s, found in zip(seeds, tiny.results, strict=True):
+    v = next(iter(found["state"].values()))  # (13,)
+    aside = torch.randn(len(v), generator=torch.Generator().manual_seed(s))
+    drawn.append(judged(with_numbers(replace(tiny.run, seed=s), aside * v.norm() / aside.norm(), s), habit))
+    same, other = (judged(with_numbers(replace(tiny.run, seed=s), v, seed), habit) for seed in (s, s + 1))
+    print(f"base {s}: success {same:.3f} with P from its own seed, {other:.3f} with P from the next")
+thirteen.measure(
+    stats.interval(figures.share(tiny.values("success"), base["habit"], whole)),
+    chance=stats.interval(figures.share(drawn, base["habit"], whole)),
+)
+
+# %% [markdown]
+# **The caution.** Only v is saved; P comes again from its seed, U and V from an SVD of W. With another seed the same 13
+# numbers are another update. And a seed is a promise of one machine: PyTorch gives equal draws neither across releases
+# nor across platforms, and an SVD is free in its signs. 26 bytes are an adapter only beside all that. What is to last
+# is the product, `delta_weight()`.
+#
+# ## Bits beside numbers
+#
+# Chance below is a policy that learns nothing, and so goes on telling H of the base's chance.
+
+# %%
+rows = []
+for reward in base:
+    for name, method in tuned[reward].items():
+        told = [stats.shown(method.values(which), 0) for which in ("bits", "bits_most")]
+        rows.append([reward, name, f"{method.values('trained')[0]:,d}", *told, f"{count:,d}"])
+print(stats.table(["reward", "method", "numbers", "bits, counted", "bits, exact", "episodes"], rows))
+told = [b / (13 * 32) for b in tuned["habit"]["rank 1"].values("bits_most")]
+idle = []
+for s in seeds:
+    p_base = success(pretrained(size, s), torch.cat(asked(replace(habit, seed=s), size)), habit.words)
+    idle.append(ANSWERS * bits(p_base).sum().item() / (13 * 32))
+fits.measure(stats.interval(told), chance=stats.interval(idle))
+
+# %% [markdown]
+# *Counted* takes the share of successes in each group of eight, which makes H too small, by up to 1 / (16 ln 2) = 0.09
+# bits an episode; *exact* takes the chance itself.
+#
+# ## Supervised on the very same episodes
+#
+# What it is fed: the rewarded episodes of the reinforced run of the same method, at its rate, on the same base, batch
+# by batch, as many steps. The others, with no reward, it never sees, and so it is told less: what is right, not what is
+# wrong. The loss is -log p of the answer. It gets a sweep of its own.
+#
+# Chance for 13 numbers: the reinforced run once more, with other prompts. For rank 1: the random update.
+
+# %%
+fed = {name: replace(tuned["habit"][name].run, fed="rewarded", taught_at=tuned["habit"][name].run.lr)
+       for name in ("rank 1", "13 numbers")}  # fmt: skip
+supervised = compare_rewarded(fed, size, grids, known=results.known_rates("supervised"))
+results.record_sweep("supervised", supervised)
+print(tables.comparison(supervised, against="rank 1", value="success"))
+again = carry_out_all([replace(tiny.run, seed=s + size.bases) for s in seeds], size, work=practise)
+second = [r["success"] for r in again]
+lead = lambda first, other: stats.interval(figures.lead(first, other, base["habit"], whole))  # noqa: E731
+needs_rl.measure(
+    lead(tiny.values("success"), supervised["13 numbers"].values("success")),
+    chance=lead(second, tiny.values("success")),
+)
+one = tuned["habit"]["rank 1"].values("success")
+random = [judged(random_like(tuned["habit"]["rank 1"].run, s), habit) for s in seeds]
+same_episodes.measure(lead(supervised["rank 1"].values("success"), one), chance=lead(random, one))
+
+# %% [markdown]
+# ## Sharpening, and discovering
+#
+# Now other words, rarer and rarer: *if*, *how*, *why*, and *sky*, which the base all but never writes behind a word.
+# The gradient is a sum over rewarded answers. Until the first lucky one every advantage is 0, and so is every step. How
+# many lucky answers may we expect in a whole run, by the base's own chances?
+
+# %%
+rare = {word: Rewarded(adapter=lora["rank 1"], words=(word,), lr=tuned["habit"]["rank 1"].run.lr)
+        for word in ("if", "how", "why", "sky")}  # fmt: skip
+rate = {word: of_base(run) for word, run in rare.items()}
+for word, chances in rate.items():
+    p = max(chances)
+    print(f"{word:4s} {p:.1e} an episode at most; {count * p:.1e} lucky answers expected in {count:,d} episodes")
+
+# %%
+sharpened, seldom = (
+    results.finding(
+        name,
+        says=words,
+        test=Higher(0.5, "it does it more often than not, and did not before"),
+        scope={"method": "rank 1"},
+    )
+    for name, words in (
+        ("sharpened", "what the base does once in ten times (an article) is sharpened: success less the base's"),
+        ("seldom", "what it does once in two hundred times (if) is sharpened too: success less the base's"),
+    )
+)
+never = results.finding(
+    "never",
+    says="what it never does (sky, below 1 in 10,000 an episode) is not discovered: the success at the end",
+    test=AtMost(1e-4, "the chance an episode below which we call it never"),
+    scope={"method": "rank 1"},
+)
+unmoved = results.identity(
+    "unmoved", says="a run without one lucky answer leaves every weight as it was", test=Identity(0.0)
+)
+shown = results.finding(
+    "shown",
+    says="shown the same word as often, supervised training learns it: success less the base's",
+    test=Higher(0.5, "as above"),
+    scope={"method": "rank 1", "word": "sky"},
+)
+
+# %% [markdown]
+# Predict: which of the four will be learnt?
+
+# %%
+jobs = [(word, s) for word in rare for s in seeds]
+found = dict(zip(jobs, carry_out_all([replace(rare[w], seed=s) for w, s in jobs], size, work=practise), strict=True))
+ends = {word: [found[word, s]["success"] for s in seeds] for word in rare}
+for word, s in jobs:
+    r = found[word, s]
+    print(f"{word:4s} base {s}: {r['lucky']:5d} lucky, {r['bits_most']:7.1f} bits at most, success {r['success']:.1e}")
+random = [random_like(tuned["habit"]["rank 1"].run, s) for s in seeds]
+sharpened.measure(stats.paired(one, base["habit"]), stats.paired([judged(m, habit) for m in random], base["habit"]))
+chance = stats.paired([judged(m, rare["if"]) for m in random], rate["if"])
+seldom.measure(stats.paired(ends["if"], rate["if"]), chance)
+lucky = sum(found["sky", s]["lucky"] for s in seeds)
+never.measure(stats.interval(ends["sky"]), chance=stats.interval(one), shown=f"{max(ends['sky']):.1e} at most, "
+              f"{lucky} lucky answers in {count * len(seeds):,d}")  # fmt: skip
+
+# %%
+moved = 0.0
+for word, s in jobs:
+    if found[word, s]["lucky"] == 0:
+        before, after = update(rare[word], s)
+        moved = max(moved, max((after[k] - before[k]).abs().max().item() for k in before))
+unmoved.measure(moved)
+taught = carry_out_all([replace(rare["sky"], fed="shown", seed=s) for s in seeds], size, work=practise)
+shown.measure(stats.paired([r["success"] for r in taught], rate["sky"]), chance=stats.paired(ends["sky"], rate["sky"]))
+
+# %%
+points = {"article": (base["habit"], one)} | {word: (rate[word], ends[word]) for word in rare}
+results.figure(
+    figures.dial(points, count, [r["success"] for r in taught]),
+    "dial",
+    "Success at the end, by how many lucky answers the base alone would give in a run; a point for each judging base, "
+    "rank 1. Left of the dashed line less than one is expected. Open marks: supervised, shown the word.",
+    alt="One panel, logarithmic across. Five groups of points, one for each word, from the article at the right to sky "
+    "at the far left, with open marks above sky for the supervised runs.",
+)
+
+# %% [markdown]
+# ## What the update looks like
+#
+# 2505.11711 compares checkpoints in bfloat16, and counts a difference of at most 1e-5 as none. Ours are in float32.
+# Chapter 03 showed what bfloat16 does to a small update: it rounds it away. So both are counted. (2509.04259v1, section
+# 6, which we know second hand, calls that sparsity a matter of bfloat16.)
+#
+# Chance is noise of the same size, layer by layer. The other control is *supervised*: full fine-tuning on the rewarded
+# episodes at the same rate, its update scaled to the same size. For the rank, noise is no null: it is of full rank
+# itself, and so would pass any such line. There chance is a random update of rank 1 and the same size.
+
+# %%
+sparse = results.claim(
+    "sparse",
+    says="reinforcement changes at most 30 % of the weights",
+    source="arXiv 2505.11711v2, abstract; the count in section 2, as its code does",
+    read="abstract",
+    published="5 to 30 % changed, counted in bfloat16 with a tolerance of 1e-5",
+    test={kind: AtMost(0.3, "the abstract's 30 %") for kind in ("bfloat16", "float32")},
+    scope={"method": "full", "reward": "habit"},
+)
+sparser = results.finding(
+    "sparser",
+    says="it changes fewer weights than a supervised update of the same size, in bfloat16: the shares' difference",
+    test=Lower(0.05, "a twentieth of all weights"),
+    scope={"method": "full", "reward": "habit"},
+)
+full_rank = results.claim(
+    "full_rank",
+    says="the updates are of nearly full rank: the rank over the most that is possible, in float32",
+    source="arXiv 2505.11711v2, abstract",
+    read="abstract",
+    published="nearly full-rank",
+    test=AtLeast(0.9, "nearly"),
+    scope={"method": "full", "reward": "habit"},
+)
+
+# %%
+rounding = results.finding(
+    "rounding",
+    says="rank 1's own update, merged into bfloat16, counts as nearly full rank",
+    test=AtLeast(0.9, "as in the row before"),
+    scope={"method": "rank 1", "reward": "habit"},
+)
+top = results.claim(
+    "top",
+    says="each update of full fine-tuning, cut to its first singular direction, keeps the gain: the share kept",
+    source="arXiv 2510.00553v3, abstract",
+    read="abstract",
+    published="over 99 % of performance gains",
+    test={reward: AtLeast(0.99, "the abstract's 99 %") for reward in base},
+    scope={"method": "full"},
+)
+
+
+# %% [markdown]
+# Predict the share of changed weights in float32 and in bfloat16, and whether one direction a layer is enough.
+
+
+# %%
+def noise(before, after, s):
+    """`before` with Gaussian noise of the size that the update has, layer by layer."""
+    draws, new = torch.Generator().manual_seed(s), {}
+    for k, w in before.items():
+        g = torch.randn(w.shape, generator=draws)
+        new[k] = w + g * (after[k] - w).norm() / g.norm()
+    return new
+
+
+def scaled(before, other, after):
+    """`before` with the update of `other`, at the size of the update of `after`, layer by layer."""
+    size_of = {k: (after[k] - w).norm() / (other[k] - w).norm().clamp_min(1e-12) for k, w in before.items()}
+    return {k: w + (other[k] - w) * size_of[k] for k, w in before.items()}
+
+
+full = tuned["habit"]["full"].run
+beside = replace(full, fed="rewarded", taught_at=full.lr)
+carry_out_all([replace(beside, seed=s) for s in seeds], size, work=practise)
+kinds = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+shares = {}  # {(which, kind): a value a base}
+for s in seeds:
+    before, after = update(full, s)
+    several = {"full": after, "supervised": update(beside, s)[1], "noise": noise(before, after, s)}
+    several |= {
+        "scaled": scaled(before, several["supervised"], after),
+        "rank 1": update(tuned["habit"]["rank 1"].run, s)[1],
+    }
+    for which, kind in product(several, kinds):
+        shares.setdefault((which, kind), []).append(changes.share_changed(before, several[which], kinds[kind]))
+
+# %%
+print(stats.table(["changed", *kinds], [[which, *(stats.shown(shares[which, k]) for k in kinds)] for which in several]))
+sparse.measure(
+    {k: stats.interval(shares["full", k]) for k in kinds}, chance={k: stats.interval(shares["noise", k]) for k in kinds}
+)
+sparser.measure(
+    stats.paired(shares["full", "bfloat16"], shares["scaled", "bfloat16"]),
+    chance=stats.paired(shares["noise", "bfloat16"], shares["scaled", "bfloat16"]),
+)
+
+
+# %%
+def cut(before, after):
+    """`before` with each update cut to its first singular direction."""
+    parts = {k: spectra.low_rank_factors(after[k] - w, 1) for k, w in before.items()}
+    return {k: w + parts[k][0] @ parts[k][1] for k, w in before.items()}
+
+
+ranks = {name: [] for name in ("full", "one direction", "rank 1, bfloat16", "rank 1, float32")}
+for s in seeds:
+    before, after = update(full, s)
+    draws = torch.Generator().manual_seed(s)
+    thin = {
+        k: w + random_update_like(c - w, draws)
+        for (k, w), c in zip(before.items(), cut(before, after).values(), strict=True)
+    }
+    low = update(tuned["habit"]["rank 1"].run, s)[1]
+    ranks["full"].append(changes.rank_share(before, after, torch.float32))
+    ranks["one direction"].append(changes.rank_share(before, thin, torch.float32))
+    for name, kind in kinds.items():
+        ranks[f"rank 1, {name}"].append(changes.rank_share(before, low, kind))
+    spread = [(spectra.stable_rank(after[k] - w), spectra.effective_rank(after[k] - w)) for k, w in before.items()]
+    new = sum(map(len, spectra.intruders_by_layer(before, after).values()))
+    print(f"base {s}: stable rank {sum(a for a, _ in spread) / len(spread):.1f}, effective rank "
+          f"{sum(b for _, b in spread) / len(spread):.0f}, the mean over {len(spread)} layers; {new} intruders")  # fmt: skip
+full_rank.measure(stats.interval(ranks["full"]), chance=stats.interval(ranks["one direction"]))
+rounding.measure(stats.interval(ranks["rank 1, bfloat16"]), chance=stats.interval(ranks["rank 1, float32"]))
+
+# %%
+kept, control = {}, {}
+for reward, rewarded in (("habit", habit), ("rule", rule)):
+    method, first, drawn = tuned[reward]["full"], [], []
+    for s in seeds:
+        before, after = update(method.run, s)
+        short, draws = cut(before, after), torch.Generator().manual_seed(s)
+        aside = {k: w + random_update_like(short[k] - w, draws) for k, w in before.items()}
+        first.append(judged(with_weights(size, s, short), rewarded))
+        drawn.append(judged(with_weights(size, s, aside), rewarded))
+    whole = method.values("success")
+    kept[reward] = stats.interval(figures.share(first, base[reward], whole))
+    control[reward] = stats.interval(figures.share(drawn, base[reward], whole))
+top.measure(kept, chance=control)
+
+# %%
+results.forest(
+    "forest",
+    "Rows of this chapter, each against its line. Bars are 95 % intervals over bases.",
+    rows="rank_1 thirteen fits needs_rl same_episodes sharpened seldom never shown sparse sparser full_rank rounding "
+    "top".split(),
+)
+results.record(
+    base=base,
+    rare={w: {"base": rate[w], "end": ends[w], "lucky": [found[w, s]["lucky"] for s in seeds]} for w in rare},
+    changed={", ".join(key): values for key, values in shares.items()},
+)
+
+# %% [markdown]
+# **What these tests cannot say.** Our answers are one word, and our rewards ask for a habit or for 26 letters sorted
+# into two: a few dozen bits. A model that learns to reason has answers of thousands of tokens. A run has a few thousand
+# episodes and no penalty for leaving the base; ours leave it far behind, as `text_loss` in the results tells. The
+# rarer words were learnt at the rate that suits the article. 13 numbers here sit on the two largest directions of
+# layers 128 wide; in a model 28 times as wide those may carry more. And "never" is never in one run: ten thousand
+# times as many episodes are ten thousand times the luck.
+#
+# ## Exercises
+#
+# **1. Centre.** Write `advantages`: rewards (G, n), a row for each prompt, less the mean of their group.
+
+# %%
+from lora_from_scratch.book.checks import ch16 as check
+
+
+def advantages(rewards):
+    return None  # change this: (G, n) -> (G, n)
+
+
+print(check.check_advantages(advantages))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def advantages(rewards):
+#     return rewards - rewards.mean(dim=1, keepdim=True)
+# ```
+#
+# </details>
+#
+# **2. Bits.** A quarter of all answers succeeds. How many bits do 64 episodes tell at most?
+
+# %%
+my_bits = 0  # change this
+print(check.check_bits(my_bits))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# H(¼) = ¼ · 2 + ¾ · log2(4/3) = 0.811 bits an episode, so 51.9.
+#
+# </details>
+#
+# **3. Luck.** The base gives the right answer once in 5,000 times. How likely are 3,200 episodes to hold at least one?
+
+# %%
+my_luck = 0  # change this: a chance between 0 and 1
+print(check.check_luck(my_luck))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# None is right with chance (1 - 1/5000)^3200 = 0.527. So 0.473.
+#
+# </details>
+#
+# ## The same with PEFT and TRL
+#
+# ```python
+# from peft import LoraConfig
+# from trl import GRPOConfig, GRPOTrainer
+#
+# trainer = GRPOTrainer(
+#     model="Qwen/Qwen3-0.6B",
+#     reward_funcs=lambda completions, **given: [float(c.startswith("the ")) for c in completions],
+#     args=GRPOConfig(num_generations=8, num_iterations=2, scale_rewards=False, beta=0.0, learning_rate=1e-5),
+#     train_dataset=dataset,  # with a column "prompt"
+#     peft_config=LoraConfig(r=1, lora_alpha=32, target_modules="all-linear"),
+# )
+# trainer.train()
+# ```
+#
+# `scale_rewards=False` leaves out the division by the spread; `beta` is the penalty for leaving the base;
+# `num_iterations` are our two steps a batch. TRL clips the weights p / q as well.
+#
+# ## What to take along
+#
+# - Centre by group, and weight by p / q as soon as the sampler is not the learner.
+# - Before you train: how often does the base succeed? Times the episodes, that is the luck you build on.
+# - Count bits as an upper bound for what can be learnt, not as what a method needs.
+# - Ask a count of changed weights for its number format, and noise of the same size for its count.
+
+# %%
+results.save()
