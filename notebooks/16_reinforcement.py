@@ -30,17 +30,16 @@ import torch
 from lora_from_scratch import AdapterConfig
 from lora_from_scratch.analysis import changes, spectra
 from lora_from_scratch.analysis.counting import lora_parameters
-from lora_from_scratch.analysis.nulls import random_update_like
 from lora_from_scratch.book import stats, tables
 from lora_from_scratch.book.figures import ch16 as figures
 from lora_from_scratch.book.results import Results
 from lora_from_scratch.book.verdicts import AtLeast, AtMost, Equal, Figures, Higher, Identity, Lower
+from lora_from_scratch.lab import practised
 from lora_from_scratch.lab.corpus import decode
-from lora_from_scratch.lab.practised import compare_rewarded, weights, with_weights
 from lora_from_scratch.lab.presets import preset
 from lora_from_scratch.lab.pretrain import pretrained
 from lora_from_scratch.lab.reinforce import bits, policy_loss
-from lora_from_scratch.lab.rewarded import ANSWERS, GROUPS, Rewarded, asked, batches, practise, prepared
+from lora_from_scratch.lab.rewarded import ANSWERS, GROUPS, Rewarded, asked, batches, practise
 from lora_from_scratch.lab.words import draw, held_out_success, success
 from lora_from_scratch.lab.workers import carry_out_all
 
@@ -58,7 +57,7 @@ seeds = range(1, size.seeds + 1)
 #
 # Nobody can sum over all answers of a language model, so one samples. If another policy q sampled (the same model, a
 # step ago), each answer is weighted by p / q. From each reward the mean over its *group* is taken, the n answers to one
-# prompt: GRPO's centring (2402.03300v3, section 4.1.1), here without its division by the spread. Here is the whole
+# prompt: GRPO's centring (2402.03300v3, section 4.1), here without its division by the spread. Here is the whole
 # expectation, over all groups of two that q may draw.
 
 # %%
@@ -83,6 +82,7 @@ def expected(weighted=True, centred=True, shift=0.0):
     return mean, (chance @ (torch.stack(terms) - mean).square().sum(1)).sqrt().item()
 
 
+# %%
 print("exact              ", exact.numpy().round(3))
 print("sampled, × n/(n-1) ", (expected()[0] * n / (n - 1)).numpy().round(3))
 
@@ -126,7 +126,7 @@ for words, options in {
 #
 # ## Two rewards
 #
-# The model reads 16 characters that end behind a word, and writes the next word.
+# The model reads 12 characters that end behind a word, and writes the next word.
 #
 # - **The habit**: 1 if it writes *the*, *a* or *an*. One habit for all prompts will do.
 # - **The rule**: behind a letter from a to m only *the* counts, behind one from n to z only *a*. One habit gets half at
@@ -230,11 +230,11 @@ fits = results.finding(
 )
 needs_rl = results.claim(
     "needs_rl",
-    says="13 numbers gain more by reinforcement than by supervised training on the rewarded of the same episodes",
+    says="few numbers gain more by reinforcement than by supervised training on the rewarded of the same episodes",
     source="arXiv 2602.04118v1, abstract",
     read="abstract",
     published="SFT requires 100-1000x larger updates to reach the same performance",
-    test=Higher(0.1, "a tenth of full fine-tuning's gain"),
+    test={name: Higher(0.1, "a tenth of full fine-tuning's gain") for name in ("13 numbers", "112 numbers")},
     scope={"reward": "habit"} | share_of_gain,
 )
 same_episodes = results.finding(
@@ -258,7 +258,7 @@ arms = {"rule": {name: replace(run, words=rule.words, by_letter=True) for name, 
 arms["habit"] = methods | {name: replace(habit, numbers=count) for name, count in few.items()}
 tuned = {}
 for reward in base:
-    tuned[reward] = compare_rewarded(arms[reward], size, grids, known=results.known_rates(reward))
+    tuned[reward] = practised.compare_rewarded(arms[reward], size, grids, known=results.known_rates(reward))
     results.record_sweep(reward, tuned[reward])
     print(reward)
     print(tables.comparison(tuned[reward], against="full", value="success"), "\n")
@@ -282,42 +282,28 @@ results.figure(
 
 
 # %%
-def way_of(runs):
-    """The mean success along each run."""
-    return [1 - r["tune_loss"] for r in runs]
-
-
-def update(run, s):
-    """The adapted layers' weights before and after the run of seed s."""
-    mine = replace(run, seed=s)
-    return weights(mine, size, trained=False), weights(mine, size)
-
-
-def random_like(run, s):
-    """The base of seed s with random updates, of the singular values that the run's updates have."""
-    before, after = update(run, s)
-    draws = torch.Generator().manual_seed(s)
-    return with_weights(size, s, {k: w + random_update_like(after[k] - w, draws) for k, w in before.items()})
-
-
 def judged(model, run):
     return held_out_success(model, run.words, size.eval_windows, run.by_letter)
 
 
-# %%
-measured, null = {}, {}
+def random_like(run):
+    """The base of each seed with random updates, of the singular values that the run's updates have."""
+    return [practised.with_weights(size, s, practised.random_like(*practised.update(run, size, s), s)) for s in seeds]
+
+
+measured, null, idle = {}, {}, {}
 for reward, rewarded in (("habit", habit), ("rule", rule)):
+    idle[reward] = [practised.judged_on_asked(pretrained(size, s), replace(rewarded, seed=s), size) for s in seeds]
     one, whole = tuned[reward]["rank 1"], tuned[reward]["full"]
-    random = [random_like(one.run, s) for s in seeds]
-    before = [[success(pretrained(size, s), torch.cat(asked(replace(rewarded, seed=s), size)), rewarded.words,
-                       rewarded.by_letter).mean().item()] for s in seeds]  # fmt: skip
-    pairs = {
-        end: (one.values("success"), whole.values("success"), base[reward], [judged(m, rewarded) for m in random]),
-        way: (way_of(one.results), way_of(whole.results), [b[0] for b in before], [b[0] for b in before]),
-    }
-    for when, (first, full, start, control) in pairs.items():
-        measured[f"{reward}, {when}"] = stats.interval(figures.lead(first, full, start, full))
-        null[f"{reward}, {when}"] = stats.interval(figures.lead(control, full, start, full))
+    random, start = [judged(m, rewarded) for m in random_like(one.run)], [p.mean().item() for p in idle[reward]]
+    first, full = (method.values("success") for method in (one, whole))
+    measured[f"{reward}, {end}"] = stats.interval(figures.lead(first, full, base[reward], full))
+    null[f"{reward}, {end}"] = stats.interval(figures.lead(random, full, base[reward], full))
+    first, full = ([1 - loss for loss in method.values("tune_loss")] for method in (one, whole))
+    measured[f"{reward}, {way}"] = stats.interval(figures.lead(first, full, start, full))
+    null[f"{reward}, {way}"] = stats.interval(figures.lead(start, full, start, full))
+
+# %%
 rank_1.measure(measured, chance=null)
 
 # %% [markdown]
@@ -327,20 +313,13 @@ rank_1.measure(measured, chance=null)
 
 
 # %%
-def with_numbers(run, v, seed):
-    """TinyLoRA on the base of the run's seed, its factors P drawn from `seed`, its numbers `v`."""
-    model = prepared(pretrained(size, run.seed), replace(run, seed=seed))
-    model.load_state_dict(model.state_dict() | {name: v for name in model.state_dict() if name.endswith(".v")})
-    return model
-
-
 tiny, whole = tuned["habit"]["13 numbers"], tuned["habit"]["full"].values("success")
 drawn = []
 for s, found in zip(seeds, tiny.results, strict=True):
-    v = next(iter(found["state"].values()))  # (13,)
+    (v,), mine = found["state"].values(), replace(tiny.run, seed=s)  # (13,)
     aside = torch.randn(len(v), generator=torch.Generator().manual_seed(s))
-    drawn.append(judged(with_numbers(replace(tiny.run, seed=s), aside * v.norm() / aside.norm(), s), habit))
-    same, other = (judged(with_numbers(replace(tiny.run, seed=s), v, seed), habit) for seed in (s, s + 1))
+    drawn.append(judged(practised.with_numbers(mine, size, aside * v.norm() / aside.norm(), s), habit))
+    same, other = (judged(practised.with_numbers(mine, size, v, seed), habit) for seed in (s, s + 1))
     print(f"base {s}: success {same:.3f} with P from its own seed, {other:.3f} with P from the next")
 thirteen.measure(
     stats.interval(figures.share(tiny.values("success"), base["habit"], whole)),
@@ -365,11 +344,8 @@ for reward in base:
         rows.append([reward, name, f"{method.values('trained')[0]:,d}", *told, f"{count:,d}"])
 print(stats.table(["reward", "method", "numbers", "bits, counted", "bits, exact", "episodes"], rows))
 told = [b / (13 * 32) for b in tuned["habit"]["rank 1"].values("bits_most")]
-idle = []
-for s in seeds:
-    p_base = success(pretrained(size, s), torch.cat(asked(replace(habit, seed=s), size)), habit.words)
-    idle.append(ANSWERS * bits(p_base).sum().item() / (13 * 32))
-fits.measure(stats.interval(told), chance=stats.interval(idle))
+idle_told = [ANSWERS * bits(p).sum().item() / (13 * 32) for p in idle["habit"]]
+fits.measure(stats.interval(told), chance=stats.interval(idle_told))
 
 # %% [markdown]
 # *Counted* takes the share of successes in each group of eight, which makes H too small, by up to 1 / (16 ln 2) = 0.09
@@ -381,23 +357,26 @@ fits.measure(stats.interval(told), chance=stats.interval(idle))
 # by batch, as many steps. The others, with no reward, it never sees, and so it is told less: what is right, not what is
 # wrong. The loss is -log p of the answer. It gets a sweep of its own.
 #
-# Chance for 13 numbers: the reinforced run once more, with other prompts. For rank 1: the random update.
+# Chance for the few numbers: the reinforced run once more, with other prompts and other factors P. For rank 1: the
+# random update.
 
 # %%
 fed = {name: replace(tuned["habit"][name].run, fed="rewarded", taught_at=tuned["habit"][name].run.lr)
-       for name in ("rank 1", "13 numbers")}  # fmt: skip
-supervised = compare_rewarded(fed, size, grids, known=results.known_rates("supervised"))
+       for name in ("rank 1", *few)}  # fmt: skip
+supervised = practised.compare_rewarded(fed, size, grids, known=results.known_rates("supervised"))
 results.record_sweep("supervised", supervised)
 print(tables.comparison(supervised, against="rank 1", value="success"))
-again = carry_out_all([replace(tiny.run, seed=s + size.bases) for s in seeds], size, work=practise)
-second = [r["success"] for r in again]
 lead = lambda first, other: stats.interval(figures.lead(first, other, base["habit"], whole))  # noqa: E731
-needs_rl.measure(
-    lead(tiny.values("success"), supervised["13 numbers"].values("success")),
-    chance=lead(second, tiny.values("success")),
-)
+gained, noise = {}, {}
+for name in few:
+    mine = tuned["habit"][name]
+    again = carry_out_all([replace(mine.run, seed=s + size.bases) for s in seeds], size, work=practise)
+    gained[name] = lead(mine.values("success"), supervised[name].values("success"))
+    noise[name] = lead([r["success"] for r in again], mine.values("success"))
+needs_rl.measure(gained, chance=noise)
 one = tuned["habit"]["rank 1"].values("success")
-random = [judged(random_like(tuned["habit"]["rank 1"].run, s), habit) for s in seeds]
+random_models = random_like(tuned["habit"]["rank 1"].run)
+random = [judged(m, habit) for m in random_models]
 same_episodes.measure(lead(supervised["rank 1"].values("success"), one), chance=lead(random, one))
 
 # %% [markdown]
@@ -416,16 +395,12 @@ for word, chances in rate.items():
     print(f"{word:4s} {p:.1e} an episode at most; {count * p:.1e} lucky answers expected in {count:,d} episodes")
 
 # %%
+often = Higher(0.5, "it does it more often than not, and did not before")
 sharpened, seldom = (
-    results.finding(
-        name,
-        says=words,
-        test=Higher(0.5, "it does it more often than not, and did not before"),
-        scope={"method": "rank 1"},
-    )
+    results.finding(name, f"what the base does once in {words}: success less the base's", often, {"method": "rank 1"})
     for name, words in (
-        ("sharpened", "what the base does once in ten times (an article) is sharpened: success less the base's"),
-        ("seldom", "what it does once in two hundred times (if) is sharpened too: success less the base's"),
+        ("sharpened", "ten times (an article) is sharpened"),
+        ("seldom", "two hundred times (if) is sharpened too"),
     )
 )
 never = results.finding(
@@ -440,7 +415,7 @@ unmoved = results.identity(
 shown = results.finding(
     "shown",
     says="shown the same word as often, supervised training learns it: success less the base's",
-    test=Higher(0.5, "as above"),
+    test=often,
     scope={"method": "rank 1", "word": "sky"},
 )
 
@@ -454,9 +429,10 @@ ends = {word: [found[word, s]["success"] for s in seeds] for word in rare}
 for word, s in jobs:
     r = found[word, s]
     print(f"{word:4s} base {s}: {r['lucky']:5d} lucky, {r['bits_most']:7.1f} bits at most, success {r['success']:.1e}")
-random = [random_like(tuned["habit"]["rank 1"].run, s) for s in seeds]
-sharpened.measure(stats.paired(one, base["habit"]), stats.paired([judged(m, habit) for m in random], base["habit"]))
-chance = stats.paired([judged(m, rare["if"]) for m in random], rate["if"])
+
+# %%
+sharpened.measure(stats.paired(one, base["habit"]), stats.paired(random, base["habit"]))
+chance = stats.paired([judged(m, rare["if"]) for m in random_models], rate["if"])
 seldom.measure(stats.paired(ends["if"], rate["if"]), chance)
 lucky = sum(found["sky", s]["lucky"] for s in seeds)
 never.measure(stats.interval(ends["sky"]), chance=stats.interval(one), shown=f"{max(ends['sky']):.1e} at most, "
@@ -466,7 +442,7 @@ never.measure(stats.interval(ends["sky"]), chance=stats.interval(one), shown=f"{
 moved = 0.0
 for word, s in jobs:
     if found[word, s]["lucky"] == 0:
-        before, after = update(rare[word], s)
+        before, after = practised.update(rare[word], size, s)
         moved = max(moved, max((after[k] - before[k]).abs().max().item() for k in before))
 unmoved.measure(moved)
 taught = carry_out_all([replace(rare["sky"], fed="shown", seed=s) for s in seeds], size, work=practise)
@@ -498,7 +474,7 @@ results.figure(
 sparse = results.claim(
     "sparse",
     says="reinforcement changes at most 30 % of the weights",
-    source="arXiv 2505.11711v2, abstract; the count in section 2, as its code does",
+    source="arXiv 2505.11711v2, abstract; counted as in its code, check_sparsity.py",
     read="abstract",
     published="5 to 30 % changed, counted in bfloat16 with a tolerance of 1e-5",
     test={kind: AtMost(0.3, "the abstract's 30 %") for kind in ("bfloat16", "float32")},
@@ -543,33 +519,16 @@ top = results.claim(
 
 
 # %%
-def noise(before, after, s):
-    """`before` with Gaussian noise of the size that the update has, layer by layer."""
-    draws, new = torch.Generator().manual_seed(s), {}
-    for k, w in before.items():
-        g = torch.randn(w.shape, generator=draws)
-        new[k] = w + g * (after[k] - w).norm() / g.norm()
-    return new
-
-
-def scaled(before, other, after):
-    """`before` with the update of `other`, at the size of the update of `after`, layer by layer."""
-    size_of = {k: (after[k] - w).norm() / (other[k] - w).norm().clamp_min(1e-12) for k, w in before.items()}
-    return {k: w + (other[k] - w) * size_of[k] for k, w in before.items()}
-
-
-full = tuned["habit"]["full"].run
+full, low = tuned["habit"]["full"].run, tuned["habit"]["rank 1"].run
 beside = replace(full, fed="rewarded", taught_at=full.lr)
 carry_out_all([replace(beside, seed=s) for s in seeds], size, work=practise)
 kinds = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 shares = {}  # {(which, kind): a value a base}
 for s in seeds:
-    before, after = update(full, s)
-    several = {"full": after, "supervised": update(beside, s)[1], "noise": noise(before, after, s)}
-    several |= {
-        "scaled": scaled(before, several["supervised"], after),
-        "rank 1": update(tuned["habit"]["rank 1"].run, s)[1],
-    }
+    before, after = practised.update(full, size, s)
+    several = {"full": after, "supervised": practised.update(beside, size, s)[1]}
+    several["supervised, scaled"] = practised.scaled_like(before, several["supervised"], after)
+    several |= {"noise": practised.noise_like(before, after, s), "rank 1": practised.update(low, size, s)[1]}
     for which, kind in product(several, kinds):
         shares.setdefault((which, kind), []).append(changes.share_changed(before, several[which], kinds[kind]))
 
@@ -579,35 +538,28 @@ sparse.measure(
     {k: stats.interval(shares["full", k]) for k in kinds}, chance={k: stats.interval(shares["noise", k]) for k in kinds}
 )
 sparser.measure(
-    stats.paired(shares["full", "bfloat16"], shares["scaled", "bfloat16"]),
-    chance=stats.paired(shares["noise", "bfloat16"], shares["scaled", "bfloat16"]),
+    stats.paired(shares["full", "bfloat16"], shares["supervised, scaled", "bfloat16"]),
+    chance=stats.paired(shares["noise", "bfloat16"], shares["supervised, scaled", "bfloat16"]),
 )
 
 
 # %%
-def cut(before, after):
-    """`before` with each update cut to its first singular direction."""
-    parts = {k: spectra.low_rank_factors(after[k] - w, 1) for k, w in before.items()}
-    return {k: w + parts[k][0] @ parts[k][1] for k, w in before.items()}
-
-
 ranks = {name: [] for name in ("full", "one direction", "rank 1, bfloat16", "rank 1, float32")}
 for s in seeds:
-    before, after = update(full, s)
-    draws = torch.Generator().manual_seed(s)
-    thin = {
-        k: w + random_update_like(c - w, draws)
-        for (k, w), c in zip(before.items(), cut(before, after).values(), strict=True)
-    }
-    low = update(tuned["habit"]["rank 1"].run, s)[1]
+    before, after = practised.update(full, size, s)
+    thin = practised.random_like(before, practised.cut(before, after), s)
     ranks["full"].append(changes.rank_share(before, after, torch.float32))
     ranks["one direction"].append(changes.rank_share(before, thin, torch.float32))
     for name, kind in kinds.items():
-        ranks[f"rank 1, {name}"].append(changes.rank_share(before, low, kind))
+        ranks[f"rank 1, {name}"].append(changes.rank_share(before, practised.update(low, size, s)[1], kind))
     spread = [(spectra.stable_rank(after[k] - w), spectra.effective_rank(after[k] - w)) for k, w in before.items()]
-    new = sum(map(len, spectra.intruders_by_layer(before, after).values()))
-    print(f"base {s}: stable rank {sum(a for a, _ in spread) / len(spread):.1f}, effective rank "
-          f"{sum(b for _, b in spread) / len(spread):.0f}, the mean over {len(spread)} layers; {new} intruders")  # fmt: skip
+    stable, effective = (sum(values) / len(spread) for values in zip(*spread, strict=True))
+    both = (after, practised.random_like(before, after, s))
+    new, by_chance = (sum(map(len, spectra.intruders_by_layer(before, w).values())) for w in both)
+    print(f"base {s}: stable rank {stable:.1f}, effective rank {effective:.0f}, the mean over {len(spread)} layers; "
+          f"{new} intruders, {by_chance} for a random update of that spectrum")  # fmt: skip
+
+# %%
 full_rank.measure(stats.interval(ranks["full"]), chance=stats.interval(ranks["one direction"]))
 rounding.measure(stats.interval(ranks["rank 1, bfloat16"]), chance=stats.interval(ranks["rank 1, float32"]))
 
@@ -616,11 +568,10 @@ kept, control = {}, {}
 for reward, rewarded in (("habit", habit), ("rule", rule)):
     method, first, drawn = tuned[reward]["full"], [], []
     for s in seeds:
-        before, after = update(method.run, s)
-        short, draws = cut(before, after), torch.Generator().manual_seed(s)
-        aside = {k: w + random_update_like(short[k] - w, draws) for k, w in before.items()}
-        first.append(judged(with_weights(size, s, short), rewarded))
-        drawn.append(judged(with_weights(size, s, aside), rewarded))
+        before, after = practised.update(method.run, size, s)
+        short = practised.cut(before, after)
+        for control_of, new in ((first, short), (drawn, practised.random_like(before, short, s))):
+            control_of.append(judged(practised.with_weights(size, s, new), rewarded))
     whole = method.values("success")
     kept[reward] = stats.interval(figures.share(first, base[reward], whole))
     control[reward] = stats.interval(figures.share(drawn, base[reward], whole))

@@ -1303,6 +1303,68 @@ ANSWERS += [
 ]
 
 
+# Chapter 16
+
+
+def centred(way: Callable) -> Callable:
+    return lambda rewards: way(rewards, rewards.mean(dim=1, keepdim=True))
+
+
+quarter = 0.25 * math.log2(4) + 0.75 * math.log2(4 / 3)
+none_of = (1 - 1 / 5000) ** 3200
+ANSWERS += [
+    ("16", "check_advantages", centred(lambda r, m: r - m), "Right"),
+    ("16", "check_advantages", lambda r: (r - r.mean(-1)[:, None]).numpy(), "Right"),
+    ("16", "check_advantages", lambda r: [[x - sum(row) / 4 for x in row] for row in r.tolist()], "Right"),
+    ("16", "check_advantages", lambda r: None, "write your answer"),
+    ("16", "check_advantages", raises, "KeyError"),
+    ("16", "check_advantages", 3, "without calling it"),
+    ("16", "check_advantages", lambda r: "centred", "give a tensor"),
+    ("16", "check_advantages", lambda r: r.mean(dim=1), "the shape is (3,)"),
+    ("16", "check_advantages", lambda r: r - r.mean(), "over all groups"),
+    ("16", "check_advantages", lambda r: r - r.mean(dim=0), "a group is a row"),
+    ("16", "check_advantages", centred(lambda r, m: m - r), "the sign"),
+    ("16", "check_advantages", lambda r: r, "those are the rewards"),
+    ("16", "check_advantages", lambda r: r - r.sum(dim=1, keepdim=True), "the sum is taken off"),
+    ("16", "check_advantages", centred(lambda r, m: (r - m) * 4 / 3), "own reward out of the mean"),
+    ("16", "check_advantages", centred(lambda r, m: m.expand_as(r)), "those are the means"),
+    ("16", "check_advantages", centred(lambda r, m: (r - m) / r.std(dim=1, keepdim=True)), "divides by the spread"),
+    (
+        "16",
+        "check_advantages",
+        centred(lambda r, m: (r - m) / r.std(dim=1, keepdim=True, correction=0)),
+        "divides by the spread",
+    ),
+    ("16", "check_advantages", centred(lambda r, m: (r - m) * 7), "mean of each row off"),
+    ("16", "check_bits", 51.9, "Right"),
+    ("16", "check_bits", torch.tensor(64 * quarter), "Right"),
+    ("16", "check_bits", "51.92", "Right"),
+    ("16", "check_bits", 0, "write your answer"),
+    ("16", "check_bits", "many", "give a number"),
+    ("16", "check_bits", quarter, "there are 64"),
+    ("16", "check_bits", 64 * quarter * math.log(2), "in nats"),
+    ("16", "check_bits", 64, "a chance of one half"),
+    ("16", "check_bits", 128, "counts every episode as a success"),
+    ("16", "check_bits", 32, "the failures tell something too"),
+    ("16", "check_bits", 64 * 0.75 * math.log2(4 / 3), "the successes tell something too"),
+    ("16", "check_bits", 16, "the number of successes"),
+    ("16", "check_bits", 7, "64 times H"),
+    ("16", "check_luck", 1 - none_of, "Right"),
+    ("16", "check_luck", np.float64(0.473), "Right"),
+    ("16", "check_luck", "0.473", "Right"),
+    ("16", "check_luck", 0, "write your answer"),
+    ("16", "check_luck", None, "between 0 and 1"),
+    ("16", "check_luck", math.nan, "between 0 and 1"),
+    ("16", "check_luck", none_of, "the chance of none"),
+    ("16", "check_luck", 0.64, "that many are expected"),
+    ("16", "check_luck", 1 / 5000, "one episode"),
+    ("16", "check_luck", 0.64 * (1 - 1 / 5000) ** 3199, "just one"),
+    ("16", "check_luck", 1.0, "not all are right"),
+    ("16", "check_luck", "47.3 %", "in percent"),
+    ("16", "check_luck", 0.2, "none of the 3,200"),
+]
+
+
 # Chapter 17
 
 

@@ -1,10 +1,10 @@
 """How many weights an update changed, and of what rank it is, in the numbers that a checkpoint holds.
 
-A sparse update leaves most weights as they were: sparsity = 1 - (how many changed) / n (arXiv 2505.11711, section 2).
-There the checkpoints are in bfloat16, with 8 bits of precision, and a difference of at most 1e-5 counts as none; the
-rank is that of the differences of the bfloat16 weights. Both hang on the rounding: a change of less than half the
-distance to the next number may leave a weight as it was, and others are rounded to whole distances. That adds noise to
-the update, and noise is of full rank.
+A sparse update leaves most weights as they were: sparsity = 1 - (how many changed) / n (arXiv 2505.11711v2). In the
+paper's code (check_sparsity.py and update_rank.py) the checkpoints are in bfloat16, with 8 bits of precision, and a
+difference of at most 1e-5 counts as none; the rank is that of the differences of the bfloat16 weights. Both hang on the
+rounding: a change of less than half the distance to the next number may leave a weight as it was, and others are
+rounded to whole distances. That adds noise to the update, and noise is of full rank.
 
 This file imports nothing of the project: copy it and it runs.
 """

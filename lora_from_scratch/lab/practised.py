@@ -1,19 +1,27 @@
-"""What rewarded runs (rewarded.py) leave: their weights, and comparisons of methods at rates of their own."""
+"""What rewarded runs (rewarded.py) leave: their weights, controls of the same size, and comparisons of methods.
+
+Weights are {name: (out, in)} of the adapted layers. A control takes those before and after a run and gives others.
+"""
 
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from lora_from_scratch.analysis.nulls import random_update_like
+from lora_from_scratch.analysis.spectra import low_rank_factors
+from lora_from_scratch.lab import words
 from lora_from_scratch.lab.presets import Preset
 from lora_from_scratch.lab.pretrain import pretrained
-from lora_from_scratch.lab.rewarded import Rewarded, practise, prepared
+from lora_from_scratch.lab.rewarded import Rewarded, asked, practise, prepared
 from lora_from_scratch.lab.sweep import Tuned, judged, search
 from lora_from_scratch.lab.workers import carry_out_all
 from lora_from_scratch.targets import find_targets
 
+Weights = dict[str, Tensor]
 
-def weights(run: Rewarded, preset: Preset, trained: bool = True) -> dict[str, Tensor]:
+
+def weights(run: Rewarded, preset: Preset, trained: bool = True) -> Weights:
     """{name: weight (out, in)} of the adapted layers, after `run` or before it, an adapter's update within."""
     model = pretrained(preset, run.seed)
     names = list(find_targets(model, "all-linear"))
@@ -26,8 +34,52 @@ def weights(run: Rewarded, preset: Preset, trained: bool = True) -> dict[str, Te
     return {name: model.get_submodule(name).weight.detach().cpu() for name in names}
 
 
+def update(run: Rewarded, preset: Preset, seed: int) -> tuple[Weights, Weights]:
+    """The weights before and after the run of this seed."""
+    mine = replace(run, seed=seed)
+    return weights(mine, preset, trained=False), weights(mine, preset)
+
+
+def random_like(before: Weights, after: Weights, seed: int) -> Weights:
+    """`before` with updates that have learnt nothing, of the very singular values of those to `after`."""
+    draws = torch.Generator().manual_seed(seed)
+    return {name: w + random_update_like(after[name] - w, draws) for name, w in before.items()}
+
+
+def noise_like(before: Weights, after: Weights, seed: int) -> Weights:
+    """`before` with Gaussian noise that is as large as the update to `after` (Frobenius, layer by layer)."""
+    draws = torch.Generator().manual_seed(seed)
+    drawn = {name: w + torch.randn(w.shape, generator=draws) for name, w in before.items()}
+    return scaled_like(before, drawn, after)
+
+
+def scaled_like(before: Weights, other: Weights, after: Weights) -> Weights:
+    """`before` with the update to `other`, made as large as the update to `after`. An update of 0 stays 0."""
+    sizes = {name: (after[name] - w).norm() / (other[name] - w).norm().clamp_min(1e-12) for name, w in before.items()}
+    return {name: w + sizes[name] * (other[name] - w) for name, w in before.items()}
+
+
+def cut(before: Weights, after: Weights, rank: int = 1) -> Weights:
+    """`before` with the best rank-`rank` part of each update to `after`."""
+    factors = {name: low_rank_factors(after[name] - w, rank) for name, w in before.items()}
+    return {name: w + factors[name][0] @ factors[name][1] for name, w in before.items()}
+
+
+def with_numbers(run: Rewarded, preset: Preset, v: Tensor, seed: int) -> nn.Module:
+    """TinyLoRA on the base of the run's seed, with the numbers `v`, its factors P drawn from `seed`."""
+    model = prepared(pretrained(preset, run.seed), replace(run, seed=seed))
+    (own,) = (p for p in model.parameters() if p.requires_grad)
+    own.data.copy_(v)
+    return model
+
+
+def judged_on_asked(model: nn.Module, run: Rewarded, preset: Preset) -> Tensor:
+    """The success of `model`, as it is, on every prompt that `run` asks, (prompts,)."""
+    return words.success(model, torch.cat(asked(run, preset)), run.words, run.by_letter)
+
+
 @torch.no_grad()
-def with_weights(preset: Preset, seed: int, new: dict[str, Tensor]) -> nn.Module:
+def with_weights(preset: Preset, seed: int, new: Weights) -> nn.Module:
     """The base of a seed, with these weights in place of its own."""
     model = pretrained(preset, seed)
     for name, weight in new.items():

@@ -22,7 +22,7 @@ from lora_from_scratch.lab.llama import TinyLlama
 from lora_from_scratch.lab.tasks import task_ids
 
 HERE = cache.imported(__name__)
-SPACE, LENGTH, LAST_EARLY = 32, 16, ord("m")
+SPACE, LENGTH, LAST_EARLY = 32, 12, ord("m")
 
 
 def check_words(words: Sequence[str], by_letter: bool = False) -> None:
@@ -119,5 +119,5 @@ def episodes_of(
     place = torch.arange(1, ids.shape[1], device=prompts.device)
     mask = (place >= L) & (place < lengths[:, None])  # (E, T)
     judged = [reward(p, answer) for p, answer in zip(asked.tolist(), answers, strict=True)]
-    rewards = torch.tensor(judged, device=prompts.device).view(-1, n)
+    rewards = torch.tensor(judged, dtype=torch.float32, device=prompts.device).view(-1, n)
     return reinforce.Episodes(ids, mask, reinforce.log_probabilities(model, ids), rewards, answers, 1.0)
