@@ -195,8 +195,9 @@ for name, says, published, test, ours in (
 # values of rank 1's update; for 13 numbers, 13 random ones of the same norm.
 #
 # **Write down your prediction.** Will rank 1 end where full fine-tuning does, on the habit and on the rule? Will 13
-# numbers? Ours: rank 1 yes, for its 9,856 numbers are many beside some 3,000 bits. 13 numbers reach the habit, by the
-# same count.
+# numbers? Ours goes by the count of bits. A run has 3,200 episodes at `full`, so 3,200 bits at most; rank 1 has 9,856
+# numbers, so it follows full fine-tuning everywhere. A habit takes few bits, and 13 numbers hold 416: they reach it
+# too.
 
 # %%
 end, way = "at the end", "on the way"
@@ -593,8 +594,8 @@ results.record(
 # %% [markdown]
 # **What these tests cannot say.** Our answers are one word, and our rewards ask for a habit or for 26 letters sorted
 # into two: a few dozen bits. A model that learns to reason has answers of thousands of tokens. A run has a few thousand
-# episodes and no penalty for leaving the base; ours leave it far behind, as `text_loss` in the results tells. The
-# rarer words were learnt at the rate that suits the article. 13 numbers here sit on the two largest directions of
+# episodes, and no penalty for leaving the base: what it costs in English is in the results as `text_loss`. The rarer
+# words were trained at the rate that suits the article. 13 numbers here sit on the two largest directions of
 # layers 128 wide; in a model 28 times as wide those may carry more. And "never" is never in one run: ten thousand
 # times as many episodes are ten thousand times the luck.
 #

@@ -43,8 +43,11 @@ def curves(tuned: Mapping[str, Mapping[str, Tuned]], base: Mapping[str, Sequence
         for name, y in lines.items():
             colour, dashes = LOOKS[name]
             ax.plot(x, y, color=colour, linestyle=dashes)
-        plots.reference(ax, float(np.mean(base[reward])), "the base")
-        ax.set(title=f"the {reward}", xlabel="episodes", ylim=(0, 1.05), xlim=(0, x[-1] * 1.3 + 1))
+        level = float(np.mean(base[reward]))
+        ax.axhline(level, color=plots.GREY, linestyle="--", linewidth=1.2)
+        ax.annotate("the base", (0.99, level), xycoords=("axes fraction", "data"), xytext=(0, -3), ha="right", va="top",
+                    textcoords="offset points", color=plots.GREY, fontsize=9)  # fmt: skip
+        ax.set(title=f"the {reward}", xlabel="episodes", ylim=(-0.03, 1.12), xlim=(0, x[-1] * 1.3 + 1))
         nudges = plots.apart(ax, {name: y[-1] for name, y in lines.items()})
         for name, y in lines.items():
             plots.label_end(ax, x, y, name, LOOKS[name][0], nudges[name])
