@@ -251,8 +251,8 @@ same_episodes = results.finding(
 # %%
 lora = {f"rank {rank}": AdapterConfig(rank=rank, alpha=32) for rank in (1, 4)}
 few = {f"{count} numbers": count for count in (13, 112)}
-grid = lambda *tenths: tuple(10 ** (k / 2) for k in tenths)  # noqa: E731
-grids = {"full": grid(-9, -8, -7, -6)} | {name: grid(-8, -7, -6, -5) for name in lora}
+grid = lambda *halves: tuple(10 ** (k / 2) for k in halves)  # noqa: E731
+grids = {name: grid(-8, -7, -6, -5) for name in ("full", *lora)}
 grids |= {name: grid(-6, -5, -4, -3) for name in few}
 methods = {"full": replace(habit, scope="linear")} | {name: replace(habit, adapter=a) for name, a in lora.items()}
 arms = {"rule": {name: replace(run, words=rule.words, by_letter=True) for name, run in methods.items()}}
