@@ -1685,6 +1685,87 @@ ANSWERS += [
 ]
 
 
+# Chapter 21
+
+
+def stale(keep: Callable) -> Callable:
+    """A function of (says, rows) from a condition on (verdict said, row or None)."""
+    return lambda says, rows: [name for name, said in says.items() if keep(said, rows.get(name))]
+
+
+def all_rows_gone_through(says, rows):
+    return [name for name, row in rows.items() if says.get(name) != row["verdict"]]
+
+
+def the_first_alone(says, rows):
+    return stale(lambda said, row: row is None or row["verdict"] != said)(says, rows)[:1]
+
+
+SETTLED = ("reproduced", "not reproduced", "holds", "does not hold")
+
+ANSWERS += [
+    ("21", "check_row", ("05.keep_together", "open"), "Right"),
+    ("21", "check_row", ["`05.keep_together`", "Not settled"], "Right"),
+    ("21", "check_row", ("05.keep_together", "settled"), "touches the line"),
+    ("21", "check_row", ("03.exact", "settled"), "in float64"),
+    ("21", "check_row", ("13.hazard", "settled"), "into bfloat16"),
+    ("21", "check_row", ("12.merges", "settled"), "not in NF4"),
+    ("21", "check_row", ("05.as_good", "open"), "learnt over NF4"),
+    ("21", "check_row", ("18.keeps", "settled"), "Merge or not?"),
+    ("21", "check_row", "05.keep_together", "give two things"),
+    ("21", "check_row", None, "write your answer"),
+    ("21", "check_stale", stale(lambda said, row: row is None or row["verdict"] != said), "Right"),
+    (
+        "21",
+        "check_stale",
+        lambda says, rows: {n for n, v in says.items() if rows.get(n, {}).get("verdict") != v},
+        "Right",
+    ),
+    ("21", "check_stale", lambda says, rows: [n for n in says if rows[n]["verdict"] != says[n]], "raised KeyError"),
+    ("21", "check_stale", stale(lambda said, row: row and row["verdict"] != said), "09.safer is missing"),
+    (
+        "21",
+        "check_stale",
+        stale(lambda said, row: row is None or row["verdict"] == said),
+        "these are the rows that agree",
+    ),
+    (
+        "21",
+        "check_stale",
+        stale(lambda said, row: row and row["verdict"] in SETTLED and row["verdict"] != said),
+        "open",
+    ),
+    (
+        "21",
+        "check_stale",
+        stale(lambda said, row: row is None or (row["verdict"] != said and row["verdict"] != "reproduced")),
+        "for the better",
+    ),
+    ("21", "check_stale", the_first_alone, "both rows"),
+    ("21", "check_stale", all_rows_gone_through, "under no advice"),
+    ("21", "check_stale", lambda says, rows: list(says), "nothing has changed"),
+    ("21", "check_stale", lambda says, rows: "13.placement", "as a list"),
+    ("21", "check_stale", lambda says, rows: None, "write your answer"),
+    ("21", "check_gb", 14.12, "Right"),
+    ("21", "check_gb", "14.1", "Right"),
+    ("21", "check_gb", 14.116462592, "Right"),
+    ("21", "check_gb", 13.477, "frozen base alone"),
+    ("21", "check_gb", 13.637, "gradients and AdamW"),
+    ("21", "check_gb", 13.956, "one of four"),
+    ("21", "check_gb", 13.797, "in float32: 16 bytes"),
+    ("21", "check_gb", 107.8, "in float32; the base is frozen"),
+    ("21", "check_gb", 53.9, "in bfloat16; the base is frozen"),
+    ("21", "check_gb", 27.59, "2 bytes a weight"),
+    ("21", "check_gb", 4.009, "a base in 4 bits"),
+    ("21", "check_gb", 0.64, "adapters alone"),
+    ("21", "check_gb", 13.147, "in GiB"),
+    ("21", "check_gb", 14_116_462_592, "in bytes"),
+    ("21", "check_gb", 80, "2 bytes for a frozen weight"),
+    ("21", "check_gb", "a lot", "one number"),
+    ("21", "check_gb", None, "write your answer"),
+]
+
+
 def label(value: object) -> str:
     return value if isinstance(value, str) else ""
 

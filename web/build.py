@@ -116,7 +116,7 @@ def contents(root: Path, chapters: dict[str, str]) -> str:
     lists = {
         "CHAPTERS": [stem for number, stem in chapters.items() if number.isdigit()],
         "APPENDICES": [stem for number, stem in chapters.items() if not number.isdigit()],
-        "FOUND": ["ledger", *(name for name in ("guide", "nulls") if name in texts)],
+        "FOUND": ["ledger", *(name for name in ("guide", "nulls", "times") if name in texts)],
         "REFERENCE": [*reference.pages(root), *(name for name in ("how_it_is_made",) if name in texts), "genindex"],
     }
     filled = CONTENTS

@@ -17,6 +17,7 @@ PAGES = {  # where a text lies in the repository, and what its page is called; t
     "figures/GUIDE.md": "guide",
     "figures/NULLS.md": "nulls",
     "NULLS.md": "nulls",
+    "figures/TIMES.md": "times",
     "CONTRIBUTING.md": "how_it_is_made",
 }
 LINK = re.compile(r"(?<!\!)\]\(([^)\s]+)\)")
