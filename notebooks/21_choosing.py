@@ -37,6 +37,7 @@ from lora_from_scratch.lab.cache import ROOT, build_folder
 from lora_from_scratch.lab.llama import LlamaConfig
 from lora_from_scratch.lab.presets import preset
 
+# %%
 size = preset()
 results = Results("21_choosing", size, scope={"seeds": "none", "bases": "none"})
 rows = paragraphs.committed(ROOT / "figures" / "full")
@@ -118,6 +119,7 @@ def show(words):
             print(f"\n  {name}: {row['says']}\n    {row['verdict']}; {row['shown']}; {row['scope'].get('model', '')}")
 
 
+# %%
 show("which rank")
 
 # %% [markdown] rests_on="01.rank_one_far=reproduced, 01.rank_one=not reproduced, 13.rank_one=not settled"
@@ -146,6 +148,8 @@ for line in guide.contradicted(planted):
 unseen = results.identity(
     "unseen", "verdicts planted, or rows taken away, under the guide that its check lets pass", Identity(0)
 )
+
+# %%
 passed = []
 for name in sorted({name for name, _ in evidence.named()}):
     chapter, _, row = name.partition(".")
@@ -237,6 +241,7 @@ def in_words(shapes, memory):
     return f"{plan.method}, {plan.batch} x {plan.accumulate}{again}: {plan.need / 1e9:.1f} GB"
 
 
+# %%
 plans = {name: [in_words(shapes, memory) for memory in MACHINES.values()] for name, shapes in SHAPES.values()}
 print("method, sequences at once x batches a step: GB to plan with")
 print(stats.table(["model", *MACHINES], [[name, *found] for name, found in plans.items()]))
@@ -260,6 +265,8 @@ WAYS = {
     "LoRA, one, checkpointed": dict(sequences=1, checkpoint=True),
     "QLoRA, one, checkpointed": dict(sequences=1, checkpoint=True, method="qlora"),
 }
+
+# %%
 curves = {way: {b: needed(s, **how).need for b, (_, s) in SHAPES.items()} for way, how in WAYS.items()}
 results.figure(
     figures.needs(curves, MACHINES, {b: name for b, (name, _) in SHAPES.items()}),
@@ -313,6 +320,7 @@ def numbers(stem, key):
     return json.loads((ROOT / "figures" / "full" / f"{stem}.json").read_text("utf-8"))["numbers"][key]
 
 
+# %%
 took, planned = numbers("12_a_real_model", "took"), numbers("12_a_real_model", "planned")
 there = {"LoRA rank 8": ("lora", 8), "LoRA rank 64": ("lora", 64), "QLoRA rank 8": ("qlora", 8)}
 
