@@ -8,7 +8,7 @@ import re
 
 SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Yields|Usage|Example|Examples):\s*$")
 ENTRY = re.compile(r"([A-Za-z_*][\w, *.]*?): (.*)")
-BOLD = re.compile(r"\*\*([^*`]+)\*\*")
+BOLD = re.compile(r"\*\*(?=\S)([^*`]+)(?<=\S)\*\*")
 CODE = re.compile(r"\S.* {2,}# \S.*")  # a line of code with its comment
 MARKUP = re.compile(r"([\\*_<>$\[\]#|~{}^!])")
 
@@ -58,7 +58,7 @@ def trimmed(lines: list[str]) -> list[str]:
 
 def escaped(line: str) -> str:
     """A line in which only backticks and words in bold, between pairs of asterisks, mean anything."""
-    parts = re.split(r"(`[^`]+`|\*\*[^*`]+\*\*)", line)
+    parts = re.split(r"(`[^`]+`|\*\*(?=\S)[^*`]+(?<=\S)\*\*)", line)
     plain = lambda part: not (part.startswith("`") and len(part) > 2 or BOLD.fullmatch(part))  # noqa: E731
     return "".join(MARKUP.sub(r"\\\1", part) if plain(part) else bold(part) for part in parts)
 
