@@ -105,7 +105,7 @@ def test_a_docstring_keeps_its_words_its_equations_and_its_arguments():
 def test_a_docstring_keeps_its_bold_words_and_its_lines_of_code():
     assert as_markdown("**Sum.** a_b, **kwargs and ** x **") == "**Sum.** a\\_b, \\*\\*kwargs and \\*\\* x \\*\\*"
     code = "model = quantize(model)   # the base\nmodel = add(model)        # on top"
-    assert as_markdown(f"Words.\n\n{code}") == f"Words.\n\n\n```python\n{code}\n```"
+    assert as_markdown(f"Words.\n\n{code}") == f"Words.\n\n```python\n{code}\n```"
 
 
 def test_the_full_name_of_a_public_function_leads_to_the_reference_and_another_does_not(tmp_path):

@@ -115,7 +115,7 @@ def line(entry: Entry, again: list[Entry], pages: Mapping[str, str]) -> str:
         f'<span class="verdict-word verdict-{TONES[row["verdict"]]}">{row["verdict"]}</span>',
     ]
     inside = "".join(f'<td class="{name}">{cell}</td>' for name, cell in zip(COLUMNS, cells, strict=True))
-    keys = {"chapter": number, "kind": row["kind"], "verdict": row["verdict"], "model": model(row)}
+    keys = {"kind": row["kind"], "verdict": row["verdict"], "model": model(row), "chapter": number}
     data = " ".join(f'data-{name}="{html.escape(value)}"' for name, value in keys.items())
     return f'<tr id="{entry.id}" {data}>{inside}</tr>'
 
