@@ -133,6 +133,7 @@ def test_a_duration_in_words(seconds, words):
     "text, outcome, onward",
     [
         ("It fell.\n\n## Exercises\n\n**1.** Do it.", "It fell.", "## Exercises\n\n**1.** Do it."),
+        ("It fell.\n\nPredict: by how much?", "It fell.", "Predict: by how much?"),
         ("## Rates\n\nIt fell.", "## Rates\n\nIt fell.", ""),
         (
             "<details>42</details>\n\n## To take along\n\nIt fell.",

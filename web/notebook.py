@@ -64,12 +64,12 @@ def rests_on(cell: NotebookNode) -> str:
 
 
 def at_heading(text: str) -> tuple[str, str]:
-    """What tells the outcome, and what comes after it: a heading below the first words begins another matter.
+    """What tells the outcome, and what comes after it: a heading or a question below the first words.
 
     A cell that begins with the solution of an exercise tells its outcome at its end, so it stays in one piece.
     """
     found = paragraphs(text)
-    heads = [at for at, paragraph in enumerate(found) if at and paragraph.startswith("#")]
+    heads = [at for at, p in enumerate(found) if at and (p.startswith("#") or predictions.question(p, ""))]
     end = len(found) if text.startswith("<details") or not heads else heads[0]
     return "\n\n".join(found[:end]), "\n\n".join(found[end:])
 
