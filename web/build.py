@@ -17,7 +17,7 @@ from web.markup import FIGURES
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE = Path(__file__).resolve().parent
-BESIDE = {"guide": "Choosing: the guide <guide>", "nulls": "nulls", "times": "times"}  # beside the ledger in the sidebar
+BESIDE = {"guide": "Choosing: the guide <guide>", "nulls": "nulls", "times": "times"}  # in the sidebar
 CONTENTS = """
 
 ```{toctree}
