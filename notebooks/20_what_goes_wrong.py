@@ -263,12 +263,13 @@ alpha_raised.measure(
 )
 
 # %% [markdown] rests_on="20.alpha_kept=not settled, 20.alpha_raised=holds"
-# With alpha kept, rank 64 ends {20.alpha_kept.shown} nats above rank 4. The interval reaches just beyond the margin, so
-# it is not settled that they are level. The row's chance is the other rule, not noise: that rule fails the line. Noise
-# is what another draw of `A` does, below the table. Chapter 07 asks at what rates each rank is best. With alpha raised
-# beside the rank, a step is longer. At the rate that was right, the lesson then ends {20.alpha_raised.shown} nats
-# higher; in the table, at a rate that was too low, it ends lower. So neither rule is a fault. What *is* one is to
-# change alpha and not look at the rate again.
+# With alpha kept, rank 64 ends {20.alpha_kept.shown} nats above rank 4. The interval reaches just beyond the margin, so it
+# is not settled that they are level. (On bases 0 to 4, which were run first, it lay within.) The row's chance is the
+# other rule, and not noise. Noise is what another draw of `A` does at rank 4, printed below the table: its interval is as
+# wide as this one, so with one draw a base the row can hardly be settled. Chapter 07 asks at what rates each rank is
+# best. With alpha raised beside the rank, a step is longer. At the rate that was right, the lesson then ends
+# {20.alpha_raised.shown} nats higher; in the table, at a rate that was too low, it ends lower. So neither rule is a fault.
+# What *is* one is to change alpha and not look at the rate again.
 
 # %% [markdown]
 # **B not zero at the start.** Then training does not begin at the base, but at the base plus noise. `diagnose` tells a
