@@ -4,7 +4,7 @@ Among them stand the mended twins of broken runs, and every false alarm that a r
 could be mended for it. How they are built stands in well.py.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -76,11 +76,13 @@ AT_USE: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-def said(seed: int = 0) -> Iterator[tuple[str, str, list[Finding]]]:
+def said(
+    seed: int = 0, training: Mapping[str, Callable] = TRAINING, at_use: Mapping[str, Callable] = AT_USE
+) -> Iterator[tuple[str, str, list[Finding]]]:
     """(which kind, when, what diagnose says of it): each before a step, after one, after five, and without an
     optimizer; trained ones taken up again; and models at use. Each is asked with what it saves, and without.
     """
-    for name, make in TRAINING.items():
+    for name, make in training.items():
         run = make(seed)
         yield name, "as it is", diagnose(run.model)
         for steps in (0, 1, 4):
@@ -91,7 +93,7 @@ def said(seed: int = 0) -> Iterator[tuple[str, str, list[Finding]]]:
                 yield name, f"{steps} more steps, a file: {saved is not None}", found
         yield name, "taken up again", diagnose(run.model, run.anew(run.model), run.batch, run.loss)
         yield name, "measured", diagnose(run.model.eval(), batch=run.batch, loss=run.loss)
-    for name, make in AT_USE.items():
+    for name, make in at_use.items():
         model = make(seed)
         yield name, "as it is", diagnose(model)
         for saved in (None, _file(model)):
