@@ -1604,9 +1604,14 @@ ANSWERS += [
 # Chapter 20
 
 
-def missing(pick: Callable = lambda held, name, p: p.requires_grad and id(p) not in held, give=list) -> Callable:
+def missing(
+    pick: Callable = lambda held, name, p: p.requires_grad and id(p) not in held, give=list, first=False, last=False
+) -> Callable:
+    """The names that `pick` picks, given what all groups hold, or the first, or the last."""
+
     def answer(model, optimizer):
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        groups = optimizer.param_groups[: 1 if first else None][-1 if last else None :]
+        held = {id(p) for group in groups for p in group["params"]}
         return give(n for n, p in model.named_parameters() if pick(held, n, p))
 
     return answer
@@ -1637,8 +1642,20 @@ ANSWERS += [
     ("20", "check_missing", missing(lambda held, n, p: p.requires_grad), "these are all that train"),
     ("20", "check_missing", missing(lambda held, n, p: p.requires_grad and id(p) in held), "what the optimizer holds"),
     ("20", "check_missing", missing(lambda held, n, p: id(p) in held), "the frozen ones too"),
-    ("20", "check_missing", missing(lambda held, n, p: n != "0.B"), "frozen parameters need no optimizer"),
-    ("20", "check_missing", missing(lambda held, n, p: n in ("0.A", "1.B")), "the same numbers"),
+    ("20", "check_missing", missing(lambda held, n, p: id(p) not in held), "ask for requires_grad"),
+    ("20", "check_missing", missing(lambda held, n, p: n not in ("0.B", "2.B")), "whether it holds them or not"),
+    ("20", "check_missing", missing(first=True), "only the first group"),
+    ("20", "check_missing", missing(last=True), "only the last group"),
+    (
+        "20",
+        "check_missing",
+        lambda m, o: [
+            n
+            for n, p in m.named_parameters()
+            if p.requires_grad and not any(torch.equal(p, q) for g in o.param_groups for q in g["params"])
+        ],
+        "the same numbers",
+    ),
     ("20", "check_missing", missing(lambda held, n, p: False), "nothing is missing, you say"),
     ("20", "check_missing", missing(lambda held, n, p: n == "1.A"), "that no group"),
     ("20", "check_missing", missing(give=lambda names: 2 * list(names)), "stands there twice"),
@@ -1662,7 +1679,10 @@ ANSWERS += [
     ("20", "check_labels", labelled(prompt=1), "first token of the answer is left out"),
     ("20", "check_labels", labelled(prompt=-1), "one token too many"),
     ("20", "check_labels", labelled(prompt=-9), "the prompt is learnt too"),
-    ("20", "check_labels", labelled(end=1), "up to and with its first end"),
+    ("20", "check_labels", labelled(end=1), "padding is learnt too"),
+    ("20", "check_labels", lambda *a: [0 if i == -100 else i for i in labelled()(*a)], "0 is the id of a token"),
+    ("20", "check_labels", labelled(prompt=1, end=-1), "the end is not learnt"),
+    ("20", "check_labels", labelled(prompt=1, rest=2), "padding is learnt too"),
     ("20", "check_labels", lambda ids, s, e: labelled()(ids, s, e)[:-1], "there are 7 labels"),
     (
         "20",
@@ -1677,9 +1697,10 @@ ANSWERS += [
     ("20", "check_runs", dict.fromkeys(FOUR), "write your answer"),
     ("20", "check_runs", FOUR | {"third": None}, "the third run has no name yet"),
     ("20", "check_runs", FOUR | {"first": "it is broken"}, "not in the list above"),
-    ("20", "check_runs", FOUR | {"first": "the rate may be too low for an adapter"}, "what is zero in 16 bits"),
+    ("20", "check_runs", FOUR | {"first": "A or B holds NaN"}, "what is zero in 16 bits"),
     ("20", "check_runs", FOUR | {"second": "saving leaves the adapters out"}, "B A is zero there"),
     ("20", "check_runs", FOUR | {"third": "the loss counts the prompt"}, "no answer stops"),
+    ("20", "check_runs", FOUR | {"third": "the loss counts nothing"}, "no answer stops"),
     ("20", "check_runs", FOUR | {"fourth": "an adapter does nothing"}, "stayed behind"),
     ("20", "check_runs", "float16", "give a dict"),
 ]
