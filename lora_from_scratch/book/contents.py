@@ -42,8 +42,11 @@ PARTS = {  # part: {chapter: (its title, its question)}
         "12": ("A real model", "A pretrained Llama learns to read appointments: what does each method cost it?"),
         "13": ("Toy or real?", "Which of the tiny model's conclusions hold there?"),
     },
-    "More than one": {
+    "Claims asked again": {
+        "16": ("Reinforcement", "How few numbers can learn from rewards, and what can rewards not teach?"),
         "17": ("Starts from an SVD", "What is left of PiSSA, MiLoRA and LoftQ once rates are tuned?"),
+    },
+    "More than one": {
         "18": ("Adding adapters", "Is a sum of two adapters as good as one that learnt both tasks?"),
         "19": ("Serving many adapters", "Thirty adapters in one batch: what do memory and clock say?"),
         "A5": ("More than one process", "What is shared out, and what travels?"),

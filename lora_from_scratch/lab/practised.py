@@ -59,6 +59,11 @@ def scaled_like(before: Weights, other: Weights, after: Weights) -> Weights:
     return {name: w + sizes[name] * (other[name] - w) for name, w in before.items()}
 
 
+def part_of(before: Weights, after: Weights, part: float) -> Weights:
+    """`before` with `part` times the update to `after`."""
+    return {name: w + part * (after[name] - w) for name, w in before.items()}
+
+
 def cut(before: Weights, after: Weights, rank: int = 1) -> Weights:
     """`before` with the best rank-`rank` part of each update to `after`."""
     factors = {name: low_rank_factors(after[name] - w, rank) for name, w in before.items()}
@@ -76,6 +81,21 @@ def with_numbers(run: Rewarded, preset: Preset, v: Tensor, seed: int) -> nn.Modu
 def judged_on_asked(model: nn.Module, run: Rewarded, preset: Preset) -> Tensor:
     """The success of `model`, as it is, on every prompt that `run` asks, (prompts,)."""
     return words.success(model, torch.cat(asked(run, preset)), run.words, run.by_letter)
+
+
+def held_out(model: nn.Module, run: Rewarded, preset: Preset) -> Tensor:
+    """The success of `model` on each of the held-out prompts that judge, evenly spaced, (prompts,)."""
+    prompts = words.word_prompts("held_out")
+    chosen = prompts[torch.linspace(0, len(prompts) - 1, preset.eval_windows).long()]
+    return words.success(model, chosen, run.words, run.by_letter)
+
+
+def started(run: Rewarded, preset: Preset) -> tuple[nn.Module, Weights]:
+    """The model as `run` begins with it, and {name: value} of what it trains."""
+    with torch.random.fork_rng():
+        torch.manual_seed(run.seed)
+        model = prepared(pretrained(preset, run.seed), run)
+    return model, {n: p.detach().cpu().clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
 @torch.no_grad()

@@ -2,8 +2,8 @@
 
 A `Rewarded` is a `Run` that answers prompts with a word (words.py) and is rewarded for some words. What it trains is an
 adapter, the linear layers themselves, or TinyLoRA's few numbers. Each batch has GROUPS prompts that were not used
-before, n answers to each, and serves PASSES steps of AdamW at a constant rate: in the first the policy is the one that
-sampled, in the second the importance weights are at work.
+before, n answers to each, and serves PASSES steps of AdamW: in the first the policy is the one that sampled, in the
+second the importance weights are at work. The rate falls linearly, batch by batch, unless `decay` is off.
 
 **The supervised ones** take the same number of steps. "rewarded": on the rewarded episodes, and no others, that the
 run of the same method and seed at the rate `taught_at` drew, batch by batch; the loss is -log p of the answer, its mean
@@ -46,6 +46,7 @@ class Rewarded(Run):
     numbers: int = 0
     fed: str = ""
     taught_at: float = 0.0
+    decay: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,6 +95,8 @@ def _practise(run: Rewarded, preset: Preset) -> dict:
         optimizer = torch.optim.AdamW(trainable_parameters(model), lr=run.lr, weight_decay=run.weight_decay)
         draws = torch.Generator(preset.device).manual_seed(run.seed)
         for number, prompts in enumerate(asked(run, preset)):
+            for group in optimizer.param_groups:
+                group["lr"] = run.lr * (1 - number / batches(preset) if run.decay else 1)
             p = words.success(model, prompts, run.words, run.by_letter)  # (G,)
             found["curve"].append(p.mean().item())
             found["bits_most"] += ANSWERS * reinforce.bits(p.clamp(0, 1)).sum().item()

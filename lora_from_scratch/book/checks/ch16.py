@@ -15,7 +15,7 @@ def check_advantages(function) -> str:
     rewards = torch.tensor([[0.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 1.0], [0.5, 2.0, 1.0, 0.0]], dtype=torch.float64)
     found, problem = call(function, rewards)
     if problem or found is None:
-        return problem or STUB
+        return f"{problem} (The mean of a row needs keepdim=True to be taken off it.)" if problem else STUB
     given = tensor(found)
     if given is None:
         return not_yet("give a tensor, (G, n)")
@@ -61,6 +61,8 @@ def check_bits(answer) -> str:
         EPISODES * -math.log2(p): "that counts every episode as a success; three of four are none",
         EPISODES * p * -math.log2(p): "the failures tell something too: add (1 - p) log2(1 / (1 - p))",
         EPISODES * (1 - p) * -math.log2(1 - p): "the successes tell something too: add p log2(1 / p)",
+        EPISODES * -math.log2(1 - p): "that counts every episode as a failure; one of four is none",
+        -EPISODES * entropy: "the sign: -log2 of a chance is positive",
         EPISODES * p: "that is the number of successes; what are they worth in bits?",
     }
     for right, words in known.items():
@@ -71,7 +73,9 @@ def check_bits(answer) -> str:
 
 def check_luck(answer) -> str:
     """1 - (1 - 1/5000)^3200 = 0.473."""
+    percent = isinstance(answer, str) and answer.rstrip().endswith("%")
     value = number(answer.rstrip("% ") if isinstance(answer, str) else answer)
+    value = value / 100 if percent and value is not None else value
     if value is None or math.isnan(value):
         return not_yet("give a chance between 0 and 1")
     if value == 0:
@@ -87,6 +91,6 @@ def check_luck(answer) -> str:
         100 * (1 - none): "that is in percent; give a chance between 0 and 1",
     }
     for right, words in known.items():
-        if math.isclose(value, right, rel_tol=4e-3):
+        if math.isclose(value, right, rel_tol=4e-3 if words else 1e-2):
             return not_yet(words) if words else RIGHT
     return not_yet("how likely is it that none of the 3,200 is right?")

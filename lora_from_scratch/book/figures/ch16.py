@@ -29,6 +29,11 @@ def share(first: Sequence[float], start: Sequence[float], full: Sequence[float])
     return lead(first, start, start, full)
 
 
+def each(values: Sequence[float]) -> str:
+    """The values, base by base, for a line of print."""
+    return ", ".join(f"{value:.3f}" for value in values)
+
+
 def smoothed(values: Sequence[float], width: int = SMOOTH) -> np.ndarray:
     """Each value's mean with the up to width - 1 before it."""
     return np.array([np.mean(values[max(0, i - width + 1) : i + 1]) for i in range(len(values))])
