@@ -1319,6 +1319,7 @@ ANSWERS += [
     ("16", "check_advantages", lambda r: None, "write your answer"),
     ("16", "check_advantages", raises, "KeyError"),
     ("16", "check_advantages", 3, "without calling it"),
+    ("16", "check_advantages", lambda r: r - r.mean(1), "keepdim=True"),
     ("16", "check_advantages", lambda r: "centred", "give a tensor"),
     ("16", "check_advantages", lambda r: r.mean(dim=1), "the shape is (3,)"),
     ("16", "check_advantages", lambda r: r - r.mean(), "over all groups"),
@@ -1348,6 +1349,8 @@ ANSWERS += [
     ("16", "check_bits", 32, "the failures tell something too"),
     ("16", "check_bits", 64 * 0.75 * math.log2(4 / 3), "the successes tell something too"),
     ("16", "check_bits", 16, "the number of successes"),
+    ("16", "check_bits", 64 * -math.log2(0.75), "every episode as a failure"),
+    ("16", "check_bits", -64 * quarter, "the sign"),
     ("16", "check_bits", 7, "64 times H"),
     ("16", "check_luck", 1 - none_of, "Right"),
     ("16", "check_luck", np.float64(0.473), "Right"),
@@ -1360,7 +1363,9 @@ ANSWERS += [
     ("16", "check_luck", 1 / 5000, "one episode"),
     ("16", "check_luck", 0.64 * (1 - 1 / 5000) ** 3199, "just one"),
     ("16", "check_luck", 1.0, "not all are right"),
-    ("16", "check_luck", "47.3 %", "in percent"),
+    ("16", "check_luck", "47.3 %", "Right"),
+    ("16", "check_luck", 0.47, "Right"),
+    ("16", "check_luck", 47.3, "in percent"),
     ("16", "check_luck", 0.2, "none of the 3,200"),
 ]
 

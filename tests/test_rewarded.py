@@ -116,15 +116,17 @@ def often_right(monkeypatch) -> None:
     monkeypatch.setattr(words, "reward_of", lambda wanted, by_letter=False: lambda prompt, answer: answer[0] % 2)
 
 
-def test_a_run_is_the_policy_gradient_written_out(monkeypatch):
+@pytest.mark.parametrize(("decay", "rates"), [(True, (1e-2, 0.5e-2)), (False, (1e-2, 1e-2))])
+def test_a_run_is_the_policy_gradient_written_out(monkeypatch, decay, rates):
     """Batch by batch with the parts of reinforce.py, two steps each: the same curve, rewards, bits and weights."""
     often_right(monkeypatch)
-    found = practise(RUN, SMOKE)
+    found = practise(replace(RUN, decay=decay), SMOKE)
     torch.manual_seed(RUN.seed)
     model = rewarded.prepared(pretrained(SMOKE, 1), RUN)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer, draws, lucky, told = torch.optim.AdamW(trained, lr=1e-2, weight_decay=0.0), seeded(1), 0, 0.0
     for k, prompts in enumerate(asked(RUN, SMOKE)):
+        optimizer.param_groups[0]["lr"] = rates[k]
         assert found["curve"][k] == pytest.approx(words.success(model, prompts, RUN.words).mean().item(), rel=1e-5)
         episodes = words.draw(model, prompts, ANSWERS, RUN.words, draws)
         told += reinforce.step(model, optimizer, episodes)["bits"]
@@ -234,6 +236,19 @@ def test_a_comparison_gives_each_method_its_own_grid_and_picks_by_the_mean_along
 
 def update_of(run: Rewarded) -> tuple[dict, dict]:
     return practised.update(replace(run, fed="shown"), SMOKE, 1)
+
+
+def test_what_a_run_starts_from_and_a_part_of_an_update_are_exact():
+    """`started` is where the first step begins, A drawn by the seed and B zero; half an update is half way."""
+    model, begin = practised.started(RUN, SMOKE)
+    assert begin and all(not v.any() for n, v in begin.items() if n.endswith("B"))
+    torch.manual_seed(RUN.seed)
+    same = rewarded.prepared(pretrained(SMOKE, 1), RUN).state_dict()
+    assert all(torch.equal(v, same[n]) and v.any() for n, v in begin.items() if n.endswith("A"))
+    w, to = {"w": torch.tensor([[1.0, 2.0]])}, {"w": torch.tensor([[3.0, 2.0]])}
+    assert practised.part_of(w, to, 0.5)["w"].tolist() == [[2.0, 2.0]]
+    each = practised.held_out(model, RUN, SMOKE)
+    assert each.mean().item() == pytest.approx(words.held_out_success(model, RUN.words, 4), rel=1e-6)
 
 
 def test_controls_are_as_large_as_the_update_and_know_nothing_of_it():
