@@ -9,7 +9,7 @@
 # nothing. Doubt a count of changed weights.
 #
 # **What you need.** Chapters 00 (cutting an update to a low rank), 01 (the layer and its own rate), 03 (what a 16-bit
-# base rounds away) and 10 (spectra, and random updates of the same spectrum).
+# base rounds away) and 10 (random updates of the same spectrum).
 #
 # **The published claims.** "LoRA Without Regret" (Thinking Machines, 2025, section "Reinforcement learning"): LoRA
 # "fully matches" full fine-tuning under a policy gradient, at ranks as low as 1, for an episode tells one bit or so.
@@ -421,7 +421,9 @@ same_episodes.measure(ahead(supervised["rank 1"].values("success"), article), ch
 #
 # Now other words, rarer and rarer: *if*, *how*, *why*, and *sky*, which the base all but never writes behind a word.
 # The gradient is a sum over rewarded answers. Until the first lucky one every advantage is 0, and so is every step. How
-# many lucky answers may we expect in a whole run, by the base's own chances?
+# many lucky answers may we expect in a whole run, by the base's own chances? Less than one is not none: where 0.8 are
+# expected, 55 % of runs have one or more, for 1 - exp(-0.8) = 0.55. And an answer made likelier is drawn again the
+# sooner.
 
 # %%
 rare = {word: Rewarded(adapter=lora["rank 1"], words=(word,), lr=tuned["habit"]["rank 1"].run.lr)
@@ -498,12 +500,16 @@ results.figure(
 #
 # 2505.11711 compares checkpoints in bfloat16, and counts a difference of at most 1e-5 as none. Ours are in float32.
 # Chapter 03 showed what bfloat16 does to a small update: it rounds it away. So both are counted. (2509.04259v1, section
-# 6, which we know second hand, calls that sparsity a matter of bfloat16.)
+# 6, which we know second hand, trained again in float32: "identical performance but without any sparsity". By the notes
+# of another reader on its table 5, 2505.11711v2 itself finds 91 % unchanged after supervised training on a model's own
+# right answers, and 7 % after it on other data. Its abstract conjectures that the sparsity comes of data near the
+# policy.)
 #
 # Chance is noise of the same size, layer by layer. The other control is *supervised*: full fine-tuning on the rewarded
 # episodes at the same rate, its update scaled to the same size. For the rank and for the first direction the supervised
-# update is chance: what it passes too is nothing that reinforcement does. The paper counts all parameters; we count the
-# linear layers.
+# update is chance: what it passes too is nothing that reinforcement does. (For the first direction it is that of the
+# habit, beside both rewards.) Rank alone says little of a method: noise is of full rank at any size. The paper counts
+# all parameters; we count the linear layers.
 
 # %%
 sparse = results.claim(
@@ -574,7 +580,8 @@ sparser.measure(
 
 
 # %% [markdown]
-# Our updates are large. Is it reinforcement that is counted, or size? The same updates made smaller, in bfloat16:
+# Our updates are large: AdamW's step is about as long as its rate, and ours are far above the 1e-6 or so of large
+# models. Is it reinforcement that is counted, or size? The same updates made smaller, on one base, in bfloat16:
 
 # %%
 before, after = practised.update(full, size, seeds[0])
@@ -628,7 +635,8 @@ top.measure(
 #
 # 2504.13837v4 suggests that reinforcement makes likelier what the base could do, and adds nothing: asked often enough,
 # the base gets more prompts right (pass@k). We know each chance p, so pass@k is the mean of 1 - (1 - p)^k, without
-# sampling. Chance is the base beside itself: no difference.
+# sampling. Chance is the base beside itself: no difference. Anything that sharpens would pass, whatever it was trained
+# by: the row asks whether reinforcement does, not whether it alone does.
 
 # %%
 k_few, k_many = 1, 4096

@@ -6,12 +6,12 @@
 # **What you will be able to do.** Tell a broken run by one number, and know which number to ask for. Let `diagnose`
 # look at a model, its optimizer, a batch and a file, and know what it cannot see. Mend faults that people report.
 #
-# **What you need.** Chapter 01 for the layer. Each case points to the chapter that explains it, so this page can also
-# be read from the other end: look for your symptom, run its cell, follow the pointer.
+# **What you need.** Chapter 01 for the layer. Or come with a symptom. The loss does not go down, or is NaN: *Nothing
+# learns*. It goes down and answers are wrong: *It learns the wrong thing*. Well in training, gone after loading: *What
+# it learnt is lost*. Each case points to the chapter that explains it.
 #
-# **Where the cases come from.** Each is a question that somebody asked in public. Its heading names threads that we
-# read, as `repository#number`; what they say stands here in our words. Nobody counted which are asked most. Each was
-# then broken on purpose, on a model so small that it takes a second.
+# **Where the cases come from.** Somebody asked each in public. Its heading names threads that we read, as
+# `repository#number`, told in our words; nobody counted them. Each was then broken on purpose, on a tiny model.
 #
 # No published claim is tested here, but our own tool: does it name what is broken, and is it silent where nothing is?
 
@@ -72,8 +72,8 @@ print(f"exact answers {world.exact(model):.0%}, loss {world.loss_on(model, world
 # `B` is zero before and not zero after, and both are well. A `B` of zeros is how a run usually begins. Adam tells the
 # two apart: it counts its steps.
 #
-# Before you go on, guess, and keep it: of the runs below, how many end in an error? And how many can a tool see that is
-# given these things? The picture near the end has a column for each.
+# Guess, and keep it: of the runs below, how many end in an error? And how many can a tool see that is given these
+# things? The picture near the end has a column for each.
 
 # %%
 seen = {}
@@ -91,7 +91,7 @@ def show(*names):
 # ## Nothing learns
 #
 # **Nothing is trainable.** The model was frozen after the adapters were added, or loaded for use and then trained on.
-# This is one of the few that raise. **Target names that are not found.** Layers have other names in other models. PEFT
+# It raises. **Target names that are not found.** Layers have other names in other models. PEFT
 # raises an error when *no* name fits, and passes over the rest in silence, so two of six names are enough. Look at how
 # many layers were adapted, not whether any was. (`diagnose` sees it where the model keeps the names it was asked for,
 # as PEFT does. In a notebook of your own it cannot.) The twin here adapts four kinds of layers, not all seven, so it

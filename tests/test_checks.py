@@ -1365,6 +1365,8 @@ ANSWERS += [
     ("16", "check_luck", 1.0, "not all are right"),
     ("16", "check_luck", "47.3 %", "Right"),
     ("16", "check_luck", 0.47, "Right"),
+    ("16", "check_luck", 0.48, "Right"),
+    ("16", "check_luck", 0.49, "none of the 3,200"),
     ("16", "check_luck", 47.3, "in percent"),
     ("16", "check_luck", 0.2, "none of the 3,200"),
 ]
@@ -1907,6 +1909,11 @@ def test_the_folded_solution_is_accepted(chapter, part, code):
     exec(code, space)
     name, argument = re.search(r"check\.(check_\w+)\((\w+)\)", stub).groups()
     assert getattr(space["check"], name)(space[argument]).startswith("Right")
+
+
+def test_the_hint_on_keepdim_is_for_shapes_that_do_not_fit_alone():
+    said = {who: check_of("16", "check_advantages")(who) for who in (raises, 3, lambda r: r - r.mean(1))}
+    assert [("keepdim" in words) for words in said.values()] == [False, False, True]
 
 
 def test_a_chapter_whose_exercises_are_checked_says_so_by_calling_its_own_checks():

@@ -15,7 +15,8 @@ def check_advantages(function) -> str:
     rewards = torch.tensor([[0.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 1.0], [0.5, 2.0, 1.0, 0.0]], dtype=torch.float64)
     found, problem = call(function, rewards)
     if problem or found is None:
-        return f"{problem} (The mean of a row needs keepdim=True to be taken off it.)" if problem else STUB
+        shapes = " (The mean of a row needs keepdim=True to be taken off it.)" if "RuntimeError" in problem else ""
+        return problem + shapes if problem else STUB
     given = tensor(found)
     if given is None:
         return not_yet("give a tensor, (G, n)")
@@ -72,7 +73,7 @@ def check_bits(answer) -> str:
 
 
 def check_luck(answer) -> str:
-    """1 - (1 - 1/5000)^3200 = 0.473."""
+    """1 - (1 - 1/5000)^3200 = 0.473; rounded to two digits, or by e^-0.64, it is right too."""
     percent = isinstance(answer, str) and answer.rstrip().endswith("%")
     value = number(answer.rstrip("% ") if isinstance(answer, str) else answer)
     value = value / 100 if percent and value is not None else value
@@ -82,7 +83,6 @@ def check_luck(answer) -> str:
         return STUB
     none = (1 - ODDS) ** RUN
     known = {
-        1 - none: "",
         none: "that is the chance of none; take it off 1",
         RUN * ODDS: "that many are expected, 0.64; the chance of at least one is smaller, for some runs have two",
         ODDS: "that is the chance of one episode; there are 3,200",
@@ -90,7 +90,9 @@ def check_luck(answer) -> str:
         1 - ODDS**RUN: "that is the chance that not all are right",
         100 * (1 - none): "that is in percent; give a chance between 0 and 1",
     }
-    for right, words in known.items():
-        if math.isclose(value, right, rel_tol=4e-3 if words else 1e-2):
-            return not_yet(words) if words else RIGHT
+    if 0.465 <= value <= 0.48:
+        return RIGHT
+    for wrong, words in known.items():
+        if math.isclose(value, wrong, rel_tol=4e-3):
+            return not_yet(words)
     return not_yet("how likely is it that none of the 3,200 is right?")
