@@ -26,13 +26,11 @@ import numpy as np
 import torch
 
 from lora_from_scratch import AdapterConfig
+from lora_from_scratch.arithmetic import dare
 from lora_from_scratch.book import stats
 from lora_from_scratch.book.figures import chA6 as figures
 from lora_from_scratch.book.results import Results
 from lora_from_scratch.book.verdicts import AtLeast, Equal, Higher, Lower
-
-# %%
-from lora_from_scratch.arithmetic import dare
 from lora_from_scratch.lab import adapt, merging
 from lora_from_scratch.lab import adding_real as real
 from lora_from_scratch.lab.adapt import Lesson
@@ -100,9 +98,9 @@ def together(seed, lr):
 
 
 # %%
-count, windows = {"smoke": (2, 1), "quick": (4, 2)}.get(size.name, (32, 12))
+count, windows = {"smoke": (2, 1), "quick": (4, 2)}.get(size.name, (24, 8))
 judged = functools.partial(real.marks, checkpoint=checkpoint, half="judge", count=count, windows=windows)
-few = functools.partial(real.marks, checkpoint=checkpoint, half="tune", count=-(-count // 2), windows=-(-windows // 2))
+few = functools.partial(real.marks, checkpoint=checkpoint, half="tune", count=-(-count // 3), windows=-(-windows // 2))
 mean_loss = lambda found: (found["records"] + found["documents"]) / 2  # noqa: E731
 start = judged(base)
 print("the base:", {name: f"{value:.2f}" for name, value in start.items()})
@@ -246,8 +244,7 @@ results.figure(
 # %% [markdown]
 # ## Judged
 #
-# Other seeds, other records, other windows. *Records at w* and *documents at w* are each adapter alone, at the sum's
-# weight: what the weight costs, before the other task comes in. *Eight at random* is the chance of the cut.
+# Other seeds, other records, other windows. *Eight at random* is the chance of the cut.
 
 
 # %%
@@ -260,12 +257,12 @@ def in_turn(seed):
     return {name: (found[0][name] + found[1][name]) / 2 for name in found[0]}
 
 
-measured, w = {}, best["sum"]
+measured, at_w, w = {}, {}, best["sum"]
 for i, seed in enumerate(seeds):
     two, found = adapters(seed), {"base": start}
     for task, own in zip(tasks, two, strict=True):
         found[f"{task} alone"] = judged(merging.with_one(base, own))
-        found[f"{task} at w"] = judged(merging.with_one(base, own, w))
+        at_w[seed, task] = judged(merging.with_one(base, own, w), only=[task])[task]
     for label, way in (ways | {"eight at random": real.eight_at_random(seed)}).items():
         at = best[{"eight at random": "sum, cut to rank 8"}.get(label, label)]
         found[label] = judged(real.weighted(base, real.updates(two, way), at))
@@ -319,9 +316,12 @@ answers.measure(
         "documents": stats.interval(shares("records alone")["documents"]),
     },
 )
-some = ("records at w", "documents at w", "sum", "sum, w = 1", "TIES", "DARE", "in turn", "together, rank 16")
+for seed in seeds:  # each adapter alone, on its own task, at the sum's weight
+    measured[seed]["w of its own"] = {task: at_w[seed, task] for task in tasks}
+some = ("w of its own", "sum", "sum, w = 1", "TIES", "DARE", "in turn", "together, rank 16")
 rows = [[label, *(stats.shown(v, 2) for v in (*shares(label).values(), kept(label)))] for label in some]
 print(stats.table(["share of the gain kept", *tasks, "mean"], rows))
+print("w of its own: each adapter alone on its task, at the sum's weight, before the other comes in")
 cosines = [merging.cosine(*adapters(seed)) for seed in seeds]
 print(f"cosine of the two updates: {stats.shown(cosines, 4)}")
 
@@ -339,8 +339,8 @@ results.figure(
     "plane",
     "Each point is a model: across its loss on records, upwards its loss on documents (means over seeds). Grey lines: "
     "each adapter alone on its own task.",
-    alt="A point for each model in the plane of the two losses: the base, each adapter alone, five merges, together and "
-    "in turn.",
+    alt="A point for each model in the plane of the two losses: the base, each adapter alone, five merges, together "
+    "and in turn.",
 )
 
 # %% [markdown]
@@ -355,7 +355,7 @@ def rise(seed, task, p):
     """What dropping entries of a task's own update adds to its loss."""
     own, draw = adapters(seed)[tasks.index(task)], torch.Generator().manual_seed(seed)
     rest = {n: dare(merging.delta(adapter), p, draw) for n, adapter in own.items()}
-    return judged(real.weighted(base, rest, 1.0))[task] - measured[seed][f"{task} alone"][task]
+    return judged(real.weighted(base, rest, 1.0), only=[task])[task] - measured[seed][f"{task} alone"][task]
 
 
 rises = {p: [[rise(seed, task, p) for task in tasks] for seed in seeds] for p in (0.9, 0.99)}
@@ -428,7 +428,7 @@ print(stats.table(["row", "tiny", "real", "tiny says", "real says", "so"], rows)
 #
 # One model, one pair of tasks, 24 steps each: of a trend with size nothing, and nothing of models that were trained for
 # long. The intervals are over batches and starts; another base may answer otherwise, and so may other records. The
-# adapters' rates were chosen for each task alone, by full fine-tunings of other lengths; a gentler rate might merge
+# adapters' rates were chosen for each task alone, in lessons of other lengths; a gentler rate might merge
 # better. DARE and TIES were not made for LoRA. And no text asks for both tasks at once.
 #
 # ## Exercises

@@ -179,22 +179,31 @@ def twin(trained: Trained, seed: int) -> Trained:
 
 
 @torch.no_grad()
-def marks(model: nn.Module, checkpoint: Checkpoint, half: str, count: int, windows: int) -> dict[str, float]:
-    """{"records", "documents": losses; "exact", "fields": shares right} of held-out data, each token given what is right.
+def marks(
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    half: str,
+    count: int,
+    windows: int,
+    only: Sequence[str] = ("records", "documents"),
+) -> dict[str, float]:
+    """{"records", "documents": losses; "exact", "fields": shares right} of held-out data, no token generated.
 
     `half`: "tune" for choosing a weight, "judge" for judging it: other records, other windows. `count` records of new
-    values in shapes that were seen, `windows` of 128 tokens of documentation.
+    values in shapes that were seen, `windows` of 128 tokens of documentation; `only` one of the tasks, or both.
     Raises ValueError for another half, or for numbers below 1.
     """
     if half not in ("tune", "judge"):
         raise ValueError(f"half is {half!r}; it is 'tune' or 'judge'")
     if min(count, windows) < 1:
         raise ValueError(f"count is {count!r} and windows {windows!r}; give at least 1 of each")
-    offset = {"tune": 0, "judge": 1}[half]
-    ids = adapt.document_ids(checkpoint, "held_out")
-    chosen = tasks.fixed_windows(ids, 2 * windows, adapt.LENGTH)[offset::2]
-    drawn = records.records("new values", count, seed=offset + 1)
-    return {"documents": train.evaluate(model, chosen, batch=8), **answers_of(model, drawn, checkpoint)}
+    offset, found = {"tune": 0, "judge": 1}[half], {}
+    if "documents" in only:
+        chosen = tasks.fixed_windows(adapt.document_ids(checkpoint, "held_out"), 2 * windows, adapt.LENGTH)
+        found["documents"] = train.evaluate(model, chosen[offset::2], batch=8)
+    if "records" in only:
+        found |= answers_of(model, records.records("new values", count, seed=offset + 1), checkpoint)
+    return found
 
 
 @torch.no_grad()

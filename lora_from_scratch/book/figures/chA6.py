@@ -23,7 +23,7 @@ WAYS = {
 
 
 def plane(measured: Mapping, seeds: Sequence[int]) -> Figure:
-    """The loss on records across, on documents upwards, a point for each model; `measured` is {seed: {label: marks}}."""
+    """The loss on records across, on documents upwards, a point a model; `measured` is {seed: {label: marks}}."""
     fig, (ax,) = plots.canvas(width=8.5, height=4.8)
     mean = lambda label, task: float(np.mean([measured[s][label][task] for s in seeds]))  # noqa: E731
     for label, (colour, marker) in WAYS.items():
