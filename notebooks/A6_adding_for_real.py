@@ -36,6 +36,7 @@ from lora_from_scratch.lab import adding_real as real
 from lora_from_scratch.lab.adapt import Lesson
 from lora_from_scratch.lab.cache import ROOT
 from lora_from_scratch.lab.checkpoint import load_checkpoint
+from lora_from_scratch.lab.marks import marks
 from lora_from_scratch.lab.presets import preset
 from lora_from_scratch.lab.sweep import Tuned, best_rate, bracketed
 
@@ -99,8 +100,8 @@ def together(seed, lr):
 
 # %%
 count, windows = {"smoke": (2, 1), "quick": (4, 2)}.get(size.name, (24, 8))
-judged = functools.partial(real.marks, checkpoint=checkpoint, half="judge", count=count, windows=windows)
-few = functools.partial(real.marks, checkpoint=checkpoint, half="tune", count=-(-count // 3), windows=-(-windows // 2))
+judged = functools.partial(marks, checkpoint=checkpoint, half="judge", count=count, windows=windows)
+few = functools.partial(marks, checkpoint=checkpoint, half="tune", count=-(-count // 3), windows=-(-windows // 2))
 mean_loss = lambda found: (found["records"] + found["documents"]) / 2  # noqa: E731
 start = judged(base)
 print("the base:", {name: f"{value:.2f}" for name, value in start.items()})

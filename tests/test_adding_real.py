@@ -1,4 +1,4 @@
-"""Two lessons of a real model merged, together and in turn: what `lab/adding_real.py` promises, on a small Llama."""
+"""Two lessons of a real model merged, together and in turn: what `lab/adding_real.py` and `lab/marks.py` promise, on a small Llama."""
 
 import copy
 import json
@@ -9,19 +9,9 @@ import torch
 from lessons import LORA, SHORT, small_checkpoint
 
 from lora_from_scratch.lab import adapt, adding_real, merging, records
-from lora_from_scratch.lab.adding_real import (
-    answers_of,
-    field_of,
-    halves,
-    learnt,
-    learnt_after,
-    learnt_together,
-    marks,
-    twin,
-    updates,
-    weighted,
-)
+from lora_from_scratch.lab.adding_real import halves, learnt, learnt_after, learnt_together, twin, updates, weighted
 from lora_from_scratch.lab.answers import answered
+from lora_from_scratch.lab.marks import answers_of, field_of, marks
 
 ONE = replace(SHORT, judged=False, steps=3, batch=2)
 BOTH = [ONE, replace(ONE, task="documents", batch=4)]
@@ -115,7 +105,7 @@ def test_in_turn_the_second_lesson_begins_where_the_first_has_ended(checkpoint, 
 def test_every_way_is_proportional_to_its_weight():
     """So that an update is made once, and weighted."""
     draw = torch.Generator().manual_seed(0)
-    one, two = ((torch.randn(4, 9, generator=draw), torch.randn(7, 4, generator=draw), 2.0) for _ in range(2))
+    one, two = ((torch.randn(3, 9, generator=draw), torch.randn(7, 3, generator=draw), 2.0) for _ in range(2))
     ways = (merging.added, merging.cut_back, merging.by_ties, merging.factors_added)
     for way in ways:
         assert torch.allclose(way(one, two, 0.35), 0.35 * way(one, two, 1.0), atol=1e-5)
