@@ -221,11 +221,11 @@ print(f"together: rate {lr:.2g}; tried", {f"{one:.2g}": f"{loss:.3f}" for one, l
 ways = {
     "sum": merging.added,  # w (ΔW1 + ΔW2), as one adapter of rank 16
     "sum, cut to rank 8": merging.cut_back,
-    "TIES": merging.by_ties,  # the largest fifth of either
+    "TIES": real.by_ties,  # the largest fifth of either
     "DARE": merging.by_dare(0),  # a random tenth of either, ten times as large
     "factors added": merging.factors_added,  # w s (B1 + B2)(A1 + A2)
 }
-tried_weights = {"smoke": [0.5, 1.0], "quick": [0.35, 0.7]}.get(size.name, [0.18, 0.25, 0.35, 0.5, 0.7, 1.0])
+tried_weights = {"smoke": [0.5, 1.0], "quick": [0.35, 0.7]}.get(size.name, [0.25, 0.35, 0.5, 0.7, 1.0, 1.4])
 chosen = {}
 for label, way in ways.items():
     deltas = real.updates(adapters(0), way)
@@ -303,7 +303,7 @@ def minus(first, second):
 
 
 def of_fields(label):
-    """The right fields of a model over those of the adapter for records, one value a seed."""
+    """The right fields of a model over those of the adapter for records, one value a seed (over 1 % where that has none)."""
     return [measured[s][label]["fields"] / max(measured[s]["records alone"]["fields"], 0.01) for s in seeds]
 
 
@@ -420,8 +420,9 @@ rows = []
 for row in (row for row in results.rows.values() if row.asks_again):
     data, before = row.as_data(), tiny[row.asks_again.partition(".")[2]]
     both = [answer(before["parts"]), answer(data["parts"])]
+    values = [", ".join(f"{p['estimate']['value']:.2f}" for p in of["parts"].values()) for of in (before, data)]
     so = "not settled" if "not settled" in both else "the same" if both[0] == both[1] else "the other way"
-    rows.append([row.name, before["shown"], data["shown"], *both, so])
+    rows.append([row.name, *values, *both, so])
 print(stats.table(["row", "tiny", "real", "tiny says", "real says", "so"], rows))
 
 # %% [markdown]

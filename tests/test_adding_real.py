@@ -1,4 +1,4 @@
-"""Two lessons of a real model merged, together and in turn: what `lab/adding_real.py` and `lab/marks.py` promise, on a small Llama."""
+"""Two lessons merged, together and in turn, on a small Llama: what `lab/adding_real.py` and `lab/marks.py` promise."""
 
 import copy
 import json
@@ -8,7 +8,9 @@ import pytest
 import torch
 from lessons import LORA, SHORT, small_checkpoint
 
+from lora_from_scratch.arithmetic import ties
 from lora_from_scratch.lab import adapt, adding_real, merging, records
+from lora_from_scratch.lab.adding_real import by_ties as real_ties
 from lora_from_scratch.lab.adding_real import halves, learnt, learnt_after, learnt_together, twin, updates, weighted
 from lora_from_scratch.lab.answers import answered
 from lora_from_scratch.lab.marks import answers_of, field_of, marks
@@ -111,6 +113,16 @@ def test_every_way_is_proportional_to_its_weight():
         assert torch.allclose(way(one, two, 0.35), 0.35 * way(one, two, 1.0), atol=1e-5)
     for make in (merging.by_dare, adding_real.eight_at_random):
         assert torch.allclose(make(1)(one, two, 0.35), 0.35 * make(1)(one, two, 1.0), atol=1e-5)
+
+
+def test_the_faster_ties_is_ties():
+    """Agreeing, opposed and lonely entries, at several shares."""
+    draw = torch.Generator().manual_seed(0)
+    one, two = ((torch.randn(3, 19, generator=draw), torch.randn(17, 3, generator=draw), 2.0) for _ in range(2))
+    for keep in (0.05, 0.2, 0.7, 1.0):
+        wanted = ties([merging.delta(one), merging.delta(two)], keep=keep)
+        assert torch.allclose(real_ties(one, two, 0.7, keep), 0.7 * wanted, atol=1e-6)
+    assert torch.allclose(real_ties(one, two, 1.0), merging.by_ties(one, two, 1.0), atol=1e-6)
 
 
 def test_half_of_the_directions_at_random_are_directions_of_the_sum():

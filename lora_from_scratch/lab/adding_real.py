@@ -147,6 +147,19 @@ def weighted(base: nn.Module, deltas: dict[str, Tensor], w: float) -> nn.Module:
     return changed(base, {layer: w * delta for layer, delta in deltas.items()})
 
 
+def by_ties(first: Adapter, second: Adapter, w: float, keep: float = 0.2) -> Tensor:
+    """merging.by_ties, the same update, by a quicker selection: a real model has 210 matrices."""
+
+    def trimmed(delta: Tensor) -> Tensor:
+        sizes = delta.abs()
+        last = delta.numel() - max(1, round(keep * delta.numel())) + 1  # the smallest that stays, counted from below
+        return torch.where(sizes >= sizes.flatten().kthvalue(last).values, delta, 0)
+
+    a, b = (trimmed(merging.delta(adapter)) for adapter in (first, second))
+    apart = torch.where(a.abs() > b.abs(), a, torch.where(b.abs() > a.abs(), b, 0))  # the greater, if signs differ
+    return w * torch.where(a * b > 0, (a + b) / 2, torch.where(a * b < 0, apart, a + b))
+
+
 def eight_at_random(seed: int) -> merging.Way:
     """The sum, left with half of its directions, drawn at random: what a cut by size has to beat."""
     draw = torch.Generator().manual_seed(seed)
