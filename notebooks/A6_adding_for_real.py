@@ -303,7 +303,7 @@ def minus(first, second):
 
 
 def of_fields(label):
-    """The right fields of a model over those of the adapter for records, one value a seed (over 1 % where that has none)."""
+    """The right fields of a model over those of the adapter for records, one value a seed (1 % at least)."""
     return [measured[s][label]["fields"] / max(measured[s]["records alone"]["fields"], 0.01) for s in seeds]
 
 
