@@ -31,6 +31,8 @@ from lora_from_scratch.book import stats
 from lora_from_scratch.book.figures import chA6 as figures
 from lora_from_scratch.book.results import Results
 from lora_from_scratch.book.verdicts import AtLeast, Equal, Higher, Lower
+
+# %%
 from lora_from_scratch.lab import adapt, merging
 from lora_from_scratch.lab import adding_real as real
 from lora_from_scratch.lab.adapt import Lesson
@@ -86,6 +88,7 @@ def lesson(task, seed):
     return replace(lessons[task], seed=seed + 100 * tasks.index(task))
 
 
+# %%
 @functools.cache
 def adapters(seed):
     """The adapters of both tasks, {layer: (A, B, scaling)} each."""
@@ -132,6 +135,7 @@ keeps = results.claim(
     test=AtLeast(0.9, "a tenth lost is what one would notice"),
     asks_again="18.keeps",
 )
+# %%
 answers = results.claim(
     "answers",
     says="the sum has nine tenths of the right fields that the adapter for records has, and of the gain on documents",
@@ -150,6 +154,7 @@ beats = results.finding(
     scope={"method": "weighted sum, rank 16, minus together, rank 16"},
     asks_again="18.beats_mixing",
 )
+# %%
 better = results.claim(
     "ties_better",
     says="TIES is better than the weighted sum",
@@ -159,6 +164,7 @@ better = results.claim(
     test=Lower(margin, why),
     asks_again="18.ties_better",
 )
+# %%
 drops = results.claim(
     "dare",
     says="90 or 99 % of an update's entries can be dropped at random, if the others are scaled up",
@@ -176,18 +182,21 @@ cut = results.finding(
     test=Equal(margin, why),
     asks_again="18.compressed",
 )
+# %%
 crossed = results.finding(
     "crossed",
     says="adding the factors instead of the products is worse, at its own best weight",
     test=Higher(margin, why),
     asks_again="18.crossed",
 )
+# %%
 chained = results.finding(
     "sequence",
     says="the weighted sum is better than learning the two tasks in turn",
     test=Lower(margin, why),
     asks_again="18.sequence",
 )
+# %%
 negated = results.finding(
     "negation",
     says="subtracting the update for records from a model that does both, as far as documents lose at most 0.1 nats, "
@@ -225,6 +234,7 @@ ways = {
     "DARE": merging.by_dare(0),  # a random tenth of either, ten times as large
     "factors added": merging.factors_added,  # w s (B1 + B2)(A1 + A2)
 }
+# %%
 tried_weights = {"smoke": [0.5, 1.0], "quick": [0.35, 0.7]}.get(size.name, [0.25, 0.35, 0.5, 0.7, 1.0, 1.4])
 chosen = {}
 for label, way in ways.items():
@@ -258,6 +268,7 @@ def in_turn(seed):
     return {name: (found[0][name] + found[1][name]) / 2 for name in found[0]}
 
 
+# %%
 measured, at_w, w = {}, {}, best["sum"]
 for i, seed in enumerate(seeds):
     two, found = adapters(seed), {"base": start}
@@ -297,6 +308,7 @@ def kept(label):
     return np.mean(list(shares(label).values()), axis=0).tolist()
 
 
+# %%
 def minus(first, second):
     """The paired difference of the mean losses of two models."""
     return stats.paired(*([mean_loss(measured[s][label]) for s in seeds] for label in (first, second)))
