@@ -48,8 +48,7 @@ def as_trained(state: dict[str, Tensor], lesson: Lesson) -> Trained:
 def learnt_together(lessons: Sequence[Lesson], checkpoint: Checkpoint) -> Trained:
     """One adapter trained on the tasks of both lessons: the steps of both, and in every step half of each batch.
 
-    A step's loss is the mean of the two tasks' losses. So each task has as many records, or windows, as it has in its
-    own lesson. From the cache where nothing that decides it has changed.
+    A step's loss is the mean of both. So each task has as many records, or windows, as in its own lesson. Cached.
     Raises ValueError for lessons that differ in more than task and batch, and for a batch that is odd.
     """
     if len(lessons) != 2 or replace(lessons[0], task="records", batch=2) != replace(
@@ -112,10 +111,7 @@ def fit(model: nn.Module, steps_of: Iterator[Callable], steps: int, lr: float) -
 
 
 def learnt_after(first: Lesson, then: Lesson, checkpoint: Checkpoint) -> list[Trained]:
-    """The adapters of two lessons in turn: the first one's is merged, and the second learns on the result.
-
-    Their updates, added at weight 1, are the model that comes out.
-    """
+    """The adapters of two lessons in turn, the first one's merged before the second: added, they are what comes out."""
     before = learnt(first, checkpoint)
     key = {"first": _key(replace(first, keep=True, judged=False), checkpoint), "then": _key(then, checkpoint)}
     result = cache.cached("after", key, lambda: _after(before, then, checkpoint))
