@@ -14,7 +14,7 @@ ONE := $(if $(N),--chapter $(N))
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help model notebooks appendices notebook book prose sync-check agree test parity bench check distributed lab web \
+.PHONY: help model notebooks appendices notebook book times prose sync-check agree test parity bench check distributed lab web \
   web-test lint clean
 
 help:  ## this list
@@ -32,6 +32,11 @@ notebook: model  ## run one chapter or appendix into build/: make notebook N=03 
 
 book: model  ## run at full and renew all committed notebooks, figures and the ledger [N=03] [PRESET=gpu]
 	@$(BOOK) run --commit $(ONE) --preset $(or $(PRESET),full)
+
+times: $(VENV)/.installed  ## add MACHINE="what it is" to figures/TIMES.md, from `make notebooks | tee times.txt` [FROM=times.txt]
+	@test -n "$(MACHINE)" || { echo 'Which machine? make times MACHINE="two cores of a 2019 laptop"' >&2; exit 2; }
+	@$(PY) -m lora_from_scratch.book.times "$(MACHINE)" < $(or $(FROM),times.txt)
+	@$(PY) -m lora_from_scratch.book.contents
 
 prose: $(VENV)/.installed  ## renew only the words in the committed notebooks; runs nothing [N=03]
 	@$(BOOK) prose $(ONE)

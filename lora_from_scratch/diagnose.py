@@ -8,20 +8,22 @@ of this project, any torch model with its adapters, and a `transformers` model u
 On a run that is well it says nothing. What it cannot see, because it stands in a file, in a prompt or in another
 program, chapter 20 lists with where to look instead.
 
-The checks stand in `clinic/`, by what they look at: parameters.py, values.py, combined.py, running.py, labels.py.
+The checks stand in `clinic/`, by what they look at: parameters.py, values.py, saving.py, combined.py, running.py,
+labels.py.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from lora_from_scratch.clinic.combined import of_combined
 from lora_from_scratch.clinic.finding import Finding
 from lora_from_scratch.clinic.labels import of_labels
 from lora_from_scratch.clinic.layers import adapters_of
 from lora_from_scratch.clinic.look import has_loss, look
-from lora_from_scratch.clinic.parameters import of_flags, of_optimizers, of_places, of_saving
-from lora_from_scratch.clinic.running import of_gradients, of_rate, of_use
+from lora_from_scratch.clinic.parameters import of_flags, of_float16, of_optimizers, of_places, of_rates
+from lora_from_scratch.clinic.running import of_gradients, of_loss, of_use
+from lora_from_scratch.clinic.saving import of_saving
 from lora_from_scratch.clinic.values import of_values
 
 __all__ = ["Finding", "diagnose"]
@@ -32,6 +34,7 @@ def diagnose(
     optimizer: object | Sequence | None = None,
     batch: object = None,
     loss: Callable[[nn.Module, object], object] | None = None,
+    saved: Mapping[str, Tensor] | None = None,
 ) -> list[Finding]:
     """What is wrong, the gravest first as far as one hides another; an empty list where nothing is seen.
 
@@ -42,11 +45,13 @@ def diagnose(
         batch: what `loss` takes; or keyword arguments of a transformers model, with labels. A batch without a loss and
             without labels says that the model is at use.
         loss: the function that training calls, of (model, batch), that gives a tensor of one number.
+        saved: what the file of the run holds, or will hold, {name: tensor}. Without it nothing is said of what trains
+            beside the adapters, nor of a B of zeros at use, but where PEFT's settings tell.
 
-    Modes, gradients (None where they were None), flags, running statistics and the random state of Python, NumPy,
-    the CPU and the model's CUDA devices are as before, also after an error or an interrupt.
-    Raises ValueError for an optimizer or a loss that is none; whatever the forward raises, with what was seen before
-    as a note.
+    Modes, gradients (None where they were None), flags, buffers of at most 65,536 numbers and the random state of
+    Python, NumPy, the CPU and the model's CUDA devices are as before, also after an error or an interrupt.
+    Raises ValueError for an optimizer, a loss or a file that is none; whatever the forward raises, with what was seen
+    before as a note.
     """
     optimizers = _optimizers(optimizer)
     if not isinstance(model, nn.Module):
@@ -55,11 +60,15 @@ def diagnose(
         raise ValueError(f"loss is {type(loss).__name__}; give the function of (model, batch) that training calls")
     if loss is not None and batch is None:
         raise ValueError("there is a loss and no batch; give one batch, as training would")
+    if saved is not None and not (isinstance(saved, Mapping) and all(isinstance(t, Tensor) for t in saved.values())):
+        raise ValueError(f"saved is {type(saved).__name__}; give the file's tensors by their names, as load_file does")
     adapters, learns = adapters_of(model), has_loss(batch, loss)
     training = bool(optimizers) or (learns and model.training)
     found = of_flags(model, adapters, training) + of_optimizers(model, optimizers) + of_places(model, adapters)
+    found += of_float16(model, optimizers) + of_rates(adapters, optimizers)
     at_use = batch is not None and not learns and not optimizers
-    found += of_values(model, adapters, optimizers, at_use) + of_saving(model, adapters, bool(optimizers))
+    found += of_values(model, adapters, optimizers, at_use, saved)
+    found += of_saving(model, adapters, bool(optimizers), saved)
     found += of_combined(adapters)
     if at_use:
         found += of_use(model, adapters)
@@ -70,9 +79,7 @@ def diagnose(
             for finding in found:
                 error.add_note(f"diagnose saw before: {finding}")
             raise
-        found += (
-            of_gradients(adapters, seen) + of_labels(model, batch, seen.counted) + of_rate(adapters, optimizers, seen)
-        )
+        found += of_gradients(adapters, seen) + of_loss(adapters, batch, seen) + of_labels(model, batch, seen.counted)
     return found
 
 

@@ -1622,9 +1622,14 @@ ANSWERS += [
 # Chapter 20
 
 
-def missing(pick: Callable = lambda held, name, p: p.requires_grad and id(p) not in held, give=list) -> Callable:
+def missing(
+    pick: Callable = lambda held, name, p: p.requires_grad and id(p) not in held, give=list, first=False, last=False
+) -> Callable:
+    """The names that `pick` picks, given what all groups hold, or the first, or the last."""
+
     def answer(model, optimizer):
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        groups = optimizer.param_groups[: 1 if first else None][-1 if last else None :]
+        held = {id(p) for group in groups for p in group["params"]}
         return give(n for n, p in model.named_parameters() if pick(held, n, p))
 
     return answer
@@ -1655,8 +1660,20 @@ ANSWERS += [
     ("20", "check_missing", missing(lambda held, n, p: p.requires_grad), "these are all that train"),
     ("20", "check_missing", missing(lambda held, n, p: p.requires_grad and id(p) in held), "what the optimizer holds"),
     ("20", "check_missing", missing(lambda held, n, p: id(p) in held), "the frozen ones too"),
-    ("20", "check_missing", missing(lambda held, n, p: n != "0.B"), "frozen parameters need no optimizer"),
-    ("20", "check_missing", missing(lambda held, n, p: n in ("0.A", "1.B")), "the same numbers"),
+    ("20", "check_missing", missing(lambda held, n, p: id(p) not in held), "ask for requires_grad"),
+    ("20", "check_missing", missing(lambda held, n, p: n not in ("0.B", "2.B")), "whether it holds them or not"),
+    ("20", "check_missing", missing(first=True), "only the first group"),
+    ("20", "check_missing", missing(last=True), "only the last group"),
+    (
+        "20",
+        "check_missing",
+        lambda m, o: [
+            n
+            for n, p in m.named_parameters()
+            if p.requires_grad and not any(torch.equal(p, q) for g in o.param_groups for q in g["params"])
+        ],
+        "the same numbers",
+    ),
     ("20", "check_missing", missing(lambda held, n, p: False), "nothing is missing, you say"),
     ("20", "check_missing", missing(lambda held, n, p: n == "1.A"), "that no group"),
     ("20", "check_missing", missing(give=lambda names: 2 * list(names)), "stands there twice"),
@@ -1680,7 +1697,10 @@ ANSWERS += [
     ("20", "check_labels", labelled(prompt=1), "first token of the answer is left out"),
     ("20", "check_labels", labelled(prompt=-1), "one token too many"),
     ("20", "check_labels", labelled(prompt=-9), "the prompt is learnt too"),
-    ("20", "check_labels", labelled(end=1), "up to and with its first end"),
+    ("20", "check_labels", labelled(end=1), "padding is learnt too"),
+    ("20", "check_labels", lambda *a: [0 if i == -100 else i for i in labelled()(*a)], "0 is the id of a token"),
+    ("20", "check_labels", labelled(prompt=1, end=-1), "the end is not learnt"),
+    ("20", "check_labels", labelled(prompt=1, rest=2), "padding is learnt too"),
     ("20", "check_labels", lambda ids, s, e: labelled()(ids, s, e)[:-1], "there are 7 labels"),
     (
         "20",
@@ -1695,11 +1715,94 @@ ANSWERS += [
     ("20", "check_runs", dict.fromkeys(FOUR), "write your answer"),
     ("20", "check_runs", FOUR | {"third": None}, "the third run has no name yet"),
     ("20", "check_runs", FOUR | {"first": "it is broken"}, "not in the list above"),
-    ("20", "check_runs", FOUR | {"first": "the rate may be too low for an adapter"}, "what is zero in 16 bits"),
+    ("20", "check_runs", FOUR | {"first": "A or B holds NaN"}, "what is zero in 16 bits"),
     ("20", "check_runs", FOUR | {"second": "saving leaves the adapters out"}, "B A is zero there"),
     ("20", "check_runs", FOUR | {"third": "the loss counts the prompt"}, "no answer stops"),
+    ("20", "check_runs", FOUR | {"third": "the loss counts nothing"}, "no answer stops"),
     ("20", "check_runs", FOUR | {"fourth": "an adapter does nothing"}, "stayed behind"),
     ("20", "check_runs", "float16", "give a dict"),
+]
+
+
+# Chapter 21
+
+
+def stale(keep: Callable) -> Callable:
+    """A function of (says, rows) from a condition on (verdict said, row or None)."""
+    return lambda says, rows: [name for name, said in says.items() if keep(said, rows.get(name))]
+
+
+def all_rows_gone_through(says, rows):
+    return [name for name, row in rows.items() if says.get(name) != row["verdict"]]
+
+
+def the_first_alone(says, rows):
+    return stale(lambda said, row: row is None or row["verdict"] != said)(says, rows)[:1]
+
+
+SETTLED = ("reproduced", "not reproduced", "holds", "does not hold")
+
+ANSWERS += [
+    ("21", "check_row", ("05.keep_together", "open"), "Right"),
+    ("21", "check_row", ["`05.keep_together`", "Not settled"], "Right"),
+    ("21", "check_row", ("05.keep_together", "settled"), "touches the line"),
+    ("21", "check_row", ("03.exact", "settled"), "in float64"),
+    ("21", "check_row", ("13.hazard", "settled"), "into bfloat16"),
+    ("21", "check_row", ("12.merges", "settled"), "not in NF4"),
+    ("21", "check_row", ("05.as_good", "open"), "learnt over NF4"),
+    ("21", "check_row", ("18.keeps", "settled"), "Merge or not?"),
+    ("21", "check_row", "05.keep_together", "give two things"),
+    ("21", "check_row", None, "write your answer"),
+    ("21", "check_stale", stale(lambda said, row: row is None or row["verdict"] != said), "Right"),
+    (
+        "21",
+        "check_stale",
+        lambda says, rows: {n for n, v in says.items() if rows.get(n, {}).get("verdict") != v},
+        "Right",
+    ),
+    ("21", "check_stale", lambda says, rows: [n for n in says if rows[n]["verdict"] != says[n]], "raised KeyError"),
+    ("21", "check_stale", stale(lambda said, row: row and row["verdict"] != said), "09.safer is missing"),
+    (
+        "21",
+        "check_stale",
+        stale(lambda said, row: row is None or row["verdict"] == said),
+        "these are the rows that agree",
+    ),
+    (
+        "21",
+        "check_stale",
+        stale(lambda said, row: row and row["verdict"] in SETTLED and row["verdict"] != said),
+        "open",
+    ),
+    (
+        "21",
+        "check_stale",
+        stale(lambda said, row: row is None or (row["verdict"] != said and row["verdict"] != "reproduced")),
+        "for the better",
+    ),
+    ("21", "check_stale", the_first_alone, "both rows"),
+    ("21", "check_stale", all_rows_gone_through, "under no advice"),
+    ("21", "check_stale", lambda says, rows: list(says), "rows that agree"),
+    ("21", "check_stale", lambda says, rows: ["09.safer"], "nothing has changed"),
+    ("21", "check_stale", lambda says, rows: "13.placement", "as a list"),
+    ("21", "check_stale", lambda says, rows: None, "write your answer"),
+    ("21", "check_gb", 14.12, "Right"),
+    ("21", "check_gb", "14.1", "Right"),
+    ("21", "check_gb", 14.116462592, "Right"),
+    ("21", "check_gb", 13.477, "frozen base alone"),
+    ("21", "check_gb", 13.637, "gradients and AdamW"),
+    ("21", "check_gb", 13.956, "one of four"),
+    ("21", "check_gb", 13.797, "in float32: 16 bytes"),
+    ("21", "check_gb", 107.8, "in float32; the base is frozen"),
+    ("21", "check_gb", 53.9, "in bfloat16; the base is frozen"),
+    ("21", "check_gb", 27.59, "2 bytes a weight"),
+    ("21", "check_gb", 4.009, "a base in 4 bits"),
+    ("21", "check_gb", 0.64, "adapters alone"),
+    ("21", "check_gb", 13.147, "in GiB"),
+    ("21", "check_gb", 14_116_462_592, "in bytes"),
+    ("21", "check_gb", 80, "2 bytes for a frozen weight"),
+    ("21", "check_gb", "a lot", "one number"),
+    ("21", "check_gb", None, "write your answer"),
 ]
 
 

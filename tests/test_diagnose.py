@@ -99,6 +99,25 @@ def assert_same(before: dict, after: dict) -> None:
 # It changes nothing
 
 
+class Counting(nn.Module):
+    """A model with a buffer of its own that its forward moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = net()
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x):
+        self.calls += 1
+        return self.inner(x)
+
+
+def test_a_buffer_of_one_s_own_is_as_it_was():
+    model = Counting()
+    diagnose(model, optimizer_of(model), X, square)
+    assert model.calls == 0
+
+
 def restless(model, x):
     """A loss that moves all it can reach: modes, flags and every random state."""
     model.eval()
@@ -186,6 +205,7 @@ def test_it_works_where_gradients_are_off():
         ((nn.Linear(2, 2), None, None, square), "there is a loss and no batch"),
         ((nn.Linear(6, 2), None, X, lambda m, x: m(x)), "must give one number"),
         ((nn.Linear(6, 2), None, X, lambda m, x: 3.0), "must give one number"),
+        ((nn.Linear(6, 2), None, None, None, ["A"]), "give the file's tensors by their names"),
     ],
 )
 def test_bad_arguments_are_refused_by_what_they_are(arguments, words):
@@ -229,9 +249,32 @@ def test_each_trainable_parameter_must_be_in_one_of_the_optimizers():
     assert names(model, [some, rest]) == [] and names(model, torch.optim.SGD(model.parameters(), 0.1)) == []
 
 
-def test_float16_is_told_and_bfloat16_is_not():
-    assert names(net().half()) == ["trained in float16"] and names(net().bfloat16()) == []
-    assert names(add_adapters(Net().half(), AdapterConfig(rank=2, alpha=4))) == []  # float32 adapters over float16
+def test_float16_is_told_where_adams_eps_is_lost_in_it_and_bfloat16_is_not():
+    """And not in use, nor of a fused Adam, nor of one whose eps is a float16 number, nor of SGD."""
+    half = net().half()
+    trained = [p for p in half.parameters() if p.requires_grad]
+    (found,) = diagnose(half, torch.optim.AdamW(trained))
+    assert found.name == "trained in float16" and found.evidence["numbers in float16"] == 52
+    assert names(half, torch.optim.Adam(trained, foreach=True)) == ["trained in float16"]
+    for bears in (
+        torch.optim.AdamW(trained, fused=True),
+        torch.optim.AdamW(trained, eps=1e-4),
+        torch.optim.SGD(trained, 0.1),
+    ):
+        assert names(half, bears) == []
+    over = add_adapters(Net().half(), AdapterConfig(rank=2, alpha=4))  # float32 adapters over float16
+    for model in (over, net().bfloat16()):
+        assert names(model, optimizer_of(model)) == []
+    assert names(half) == names(half.eval(), batch=X.half()) == []
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_what_the_float16_rule_rests_on(fused):
+    """A gradient of zero in A: torch's Adam makes NaN of it in float16, and a fused one does not."""
+    p = nn.Parameter(torch.ones(2, dtype=torch.float16))
+    p.grad = torch.zeros_like(p)
+    torch.optim.AdamW([p], fused=fused).step()
+    assert bool(p.isfinite().all()) is fused
 
 
 def test_adapters_on_adapters_are_told():
@@ -242,24 +285,45 @@ def test_adapters_on_adapters_are_told():
     assert names(model) == ["adapters on adapters"]
 
 
-def test_what_trains_beside_the_adapters_is_told_by_name():
+def factors(model: nn.Module) -> dict:
+    return {n: t.clone() for n, t in model.state_dict().items() if n.endswith((".A", ".B"))}
+
+
+def test_what_trains_beside_the_adapters_and_is_not_in_the_file_is_told_by_name():
+    """Without a file nobody knows; with it in the file all is well."""
     model = llama()
     model.model.embed_tokens.requires_grad_(True)
     model.model.norm.requires_grad_(True)
-    first, second = diagnose(model)
+    assert names(model) == names(model, saved=model.state_dict()) == []
+    first, second = diagnose(model, saved=factors(model))
     assert first.name == "an embedding trains and is not saved" and "model.embed_tokens.weight" in first.mend
     assert second.name == "trained beside the adapters and not saved" and "model.norm.weight" in second.mend
-    assert names(TinyLlama(SIZES)) == []  # without adapters all of it is saved
+    assert names(TinyLlama(SIZES), saved={}) == []  # without adapters it is no adapter's file
 
 
-def test_a_fresh_head_that_is_frozen_is_told_in_training_alone():
+def test_a_fresh_head_that_is_frozen_and_not_in_the_file_is_told_in_training_alone():
     model = llama()
     model.score = nn.Linear(32, 3).requires_grad_(False)
-    optimizer = optimizer_of(model)
-    assert names(model, optimizer) == ["a new head is frozen"] and names(model) == []
+    optimizer, saved = optimizer_of(model), factors(model)
+    assert names(model, optimizer, saved=saved) == ["a new head is frozen"]
+    assert names(model, saved=saved) == names(model, optimizer) == []
+    assert names(model, optimizer, saved=model.state_dict()) == []
     with torch.no_grad():
         model.score.weight[:, :16] *= 2  # as something that was trained
-    assert names(model, optimizer) == []
+    assert names(model, optimizer, saved=saved) == []
+
+
+@pytest.mark.parametrize("scaling, said", [(0.0, ["the scaling is zero"]), (1e-3, [])])
+def test_a_scaling_of_zero_is_told_in_training_alone(scaling, said):
+    """Before steps and after them; at use it is how an adapter is switched off."""
+    model = llama()
+    for layer in filter(is_adapter, model.modules()):
+        layer.scaling = scaling
+    optimizer = optimizer_of(model)
+    for steps in (0, 3):
+        step(model, optimizer, steps)
+        assert names(model, optimizer, examples(), answer_loss) == said
+    assert names(model.eval(), batch=torch.tensor([[1, 2]])) == []
 
 
 def test_a_state_dict_with_a_filter_over_it_is_told_if_it_loses_adapters():
@@ -287,25 +351,59 @@ def test_b_zero_is_well_at_the_start_and_wrong_after_steps():
         assert names(model, optimizer) == said, count
 
 
-def test_b_zero_with_gradients_behind_it_is_a_rate_of_zero():
+@pytest.mark.parametrize("of", ["all", "B"])
+def test_a_rate_of_zero_is_told_after_two_steps_and_a_warm_up_is_not(of):
+    """A group at rate 0 that no scheduler moves; with one there is a rate to go to."""
     model = llama()
-    optimizer = optimizer_of(model, rate=0.0)
-    step(model, optimizer, 3)
-    assert names(model, optimizer) == []
+    B = [m.B for m in model.modules() if is_adapter(m)]
+    A = [{"params": [m.A for m in model.modules() if is_adapter(m)], "lr": 0.0 if of == "all" else 1e-2}]
+    optimizer = torch.optim.AdamW([*A, {"params": B, "lr": 0.0}])
+    for steps, said in ((0, []), (1, []), (1, ["the rate is zero"]), (30, ["the rate is zero"])):
+        step(model, optimizer, steps)
+        assert names(model, optimizer, examples(), answer_loss) == said
+    fresh = llama()
+    warm = optimizer_of(fresh)
+    torch.optim.lr_scheduler.LambdaLR(warm, lambda at: 0.0)
+    step(fresh, warm, 3)
+    assert names(fresh, warm, examples(), answer_loss) == []
 
 
-def test_an_adapter_without_its_tensors_is_told_in_use_and_among_others():
-    model = llama()
-    optimizer = optimizer_of(model)
-    frozen = copy.deepcopy(model).requires_grad_(False)
-    assert names(frozen) == ["an adapter does nothing"]
-    step(model, optimizer, 2)
-    assert names(copy.deepcopy(model).requires_grad_(False)) == []
-    layer = model.model.layers[0].self_attn.q_proj
-    layer.B.data.zero_()
-    (found,) = diagnose(model)
+def test_an_adapter_without_its_tensors_is_told_at_use_by_the_file_alone():
+    """All of them, or one among others. A fresh adapter, and one that is zero in the file too, is well."""
+    model, ids = llama().eval(), torch.tensor([[1, 2, 3]])
+    fresh, frozen = factors(model), copy.deepcopy(model).requires_grad_(False)
+    step(model, optimizer_of(model), 2)
+    file = factors(model)
+    other = {f"x.{name}": t for name, t in file.items()}, {f"t{i}": t for i, t in enumerate(file.values())}
+    for saved in (file, *other):
+        assert names(frozen, batch=ids, saved=saved) == names(frozen, saved=saved) == ["an adapter does nothing"]
+    for saved in (None, fresh):
+        assert names(frozen, batch=ids, saved=saved) == names(frozen, saved=saved) == []
+    model.eval().model.layers[0].self_attn.q_proj.B.data.zero_()
+    (found,) = diagnose(model, batch=ids, saved=file)
     assert found.name == "an adapter does nothing" and found.evidence["adapters with B A = 0"] == 1
     assert "model.layers.0.self_attn.q_proj" in found.mend
+    assert names(model, batch=ids) == names(model, batch=ids, saved=factors(model)) == []
+
+
+def test_layers_that_are_adapted_later_begin_at_zero_beside_trained_ones():
+    model = llama(targets=["q_proj", "v_proj"])
+    step(model, optimizer_of(model), 3)
+    model.model.layers[0].mlp.up_proj = LoRALinear(model.model.layers[0].mlp.up_proj, 4, 16)
+    assert names(model) == names(model, optimizer_of(model), examples(), answer_loss) == []
+
+
+def test_a_number_in_a_or_b_that_is_none_is_told():
+    """In training and at use. A large one is not."""
+    model = llama()
+    layer = model.model.layers[0].self_attn.q_proj
+    layer.A.data[0, 0] = 1e4
+    assert names(model) == []
+    layer.A.data[0, 0] = float("nan")
+    (found,) = diagnose(model)
+    assert found.name == "A or B holds NaN" and found.evidence == {"adapters": 1, "of": 14}
+    assert "A or B holds NaN" in names(model, optimizer_of(model), examples(), answer_loss)
+    assert names(model.eval(), batch=torch.tensor([[1, 2]])) == ["A or B holds NaN"]
 
 
 def test_b_that_looks_drawn_is_told_before_the_first_step_alone():
@@ -356,35 +454,48 @@ def test_a_loss_with_nothing_behind_it_is_told():
     assert names(model, optimizer_of(model), examples(), loss) == ["gradients are cut off"]
 
 
-@pytest.mark.parametrize("rate, told", [(1e-6, True), (1e-2, False), (2e-4, False)])
-def test_a_rate_that_can_do_nothing_is_told(rate, told):
-    """By what a step could take off the loss; a rate above the usual ones of all weights is left alone."""
-    model = llama()
-    found = diagnose(model, optimizer_of(model, rate), examples(), answer_loss)
-    assert [f.name for f in found] == (["the rate may be too low for an adapter"] if told else [])
-    if told:
-        gradients = torch.autograd.grad(
-            loss := answer_loss(model, examples()), [p for p in model.parameters() if p.requires_grad]
-        )
-        share = rate * sum(float(g.abs().sum()) for g in gradients) / loss.item()
-        assert found[0].evidence["share of the loss that the first step can take at most"] == pytest.approx(
-            share, rel=1e-4
-        )
+def windows_loss(label: int | None = None, reduction: str = "mean"):
+    """The loss of (inputs, labels), with all labels replaced by one where it is given."""
+
+    def loss(model, batch):
+        labels = batch[1] if label is None else torch.full_like(batch[1], label)
+        value = F.cross_entropy(model(batch[0]).flatten(0, 1), labels.flatten(), reduction=reduction)
+        return value / max(1, int((labels != -100).sum())) if reduction == "sum" else value
+
+    return loss
 
 
-def test_a_rate_is_taken_at_its_height_and_after_the_start_not_at_all():
+def pair() -> tuple[torch.Tensor, torch.Tensor]:
+    ids = torch.randint(0, 32, (4, 12), generator=torch.Generator().manual_seed(0))
+    return ids[:, :9], ids[:, 1:10]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_loss_that_counts_no_place_is_told_whether_it_is_nan_or_0(reduction):
     model = llama()
+    (found,) = diagnose(model, optimizer_of(model), pair(), windows_loss(-100, reduction))
+    assert found.name == "the loss counts nothing" and found.evidence == {"places counted": 0, "of": 36}
+    assert names(model, optimizer_of(model), pair(), windows_loss(None, reduction)) == []
+
+
+def test_a_loss_of_zero_that_was_learnt_is_not_one_that_counts_nothing():
+    """A hinge is at zero, without a gradient, where the answer is far enough ahead."""
+    model = llama()
+    hinge = lambda m, b: F.relu(0 * m(b[0]).sum() - 1)  # noqa: E731
+    assert names(model, optimizer_of(model), pair(), hinge) == ["the loss counts nothing"]  # of a fresh adapter
     optimizer = optimizer_of(model)
-    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1e-6)
-    assert optimizer.param_groups[0]["lr"] < 1e-7 and diagnose(model, optimizer, examples(), answer_loss) == []
-    slow = optimizer_of(model, 1e-6)
-    step(model, slow, 2)
-    assert names(model, slow, examples(), answer_loss) == []
-    fresh = llama()
-    assert (
-        names(fresh, torch.optim.SGD([p for p in fresh.parameters() if p.requires_grad], 1e-6), examples(), answer_loss)
-        == []
-    )
+    step(model, optimizer, 2)
+    assert names(model, optimizer, pair(), hinge) == []
+
+
+def test_a_loss_that_is_no_number_is_told_with_where_to_look():
+    model = llama()
+    by_zero = lambda m, b: m(b[0]).sum() / 0  # noqa: E731
+    (found,) = diagnose(model, optimizer_of(model), pair(), by_zero)
+    assert found.name == "the loss is not finite" and "look at the loss" in found.mend
+    model.model.norm.weight.data.fill_(float("inf"))
+    (found,) = diagnose(model, optimizer_of(model), pair(), windows_loss())
+    assert found.name == "the loss is not finite" and "the base" in found.mend
 
 
 def test_dropout_is_told_at_use_alone():
@@ -435,6 +546,38 @@ def test_what_a_loss_counts_is_seen_by_its_gradient(begin, end, said):
     assert set(said) <= set(found) and (len(found) == len(said) or (begin, end) == (1, 1))
 
 
+@pytest.mark.parametrize("where, said", [
+    (-1, "the end of an answer is not learnt"),
+    (0, "the loss leaves out the first token of the answer"),
+])  # fmt: skip
+def test_ends_or_first_tokens_left_out_in_most_rows_are_told_and_in_one_row_are_not(where, said):
+    """And a loss that takes every other token, whichever, is well."""
+    model = llama()
+    batch = [Example(tuple(range(2, 10 + i)), 3) for i in range(8)]
+
+    def left_out(rows: int):
+        def loss(m, b):
+            longest = max(len(e.ids) for e in b)
+            ids = torch.tensor([[*e.ids, *[0] * (longest - len(e.ids))] for e in b])
+            labels = torch.full_like(ids, -100)
+            for r, e in enumerate(b):
+                labels[r, e.start : len(e.ids)] = ids[r, e.start : len(e.ids)]
+                if r < rows:
+                    labels[r, e.start if where == 0 else len(e.ids) - 1] = -100
+            return F.cross_entropy(m(ids[:, :-1]).flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+
+        return loss
+
+    assert names(model, optimizer_of(model), batch, left_out(7)) == [said]
+    assert names(model, optimizer_of(model), batch, left_out(1)) == []
+
+    def every_other(m, b):
+        losses = [answer_loss(m, [e]) for e in b]  # as a mean of rows, of which half are thrown away
+        return sum(losses[::2]) + 0 * sum(losses)
+
+    assert names(model, optimizer_of(model), batch, every_other) == []
+
+
 def test_places_that_are_counted_are_numbers():
     model = llama()
     (found,) = diagnose(model, optimizer_of(model), examples(), losses(-2))
@@ -480,12 +623,6 @@ def test_an_adapter_that_no_gradient_has_reached_yet_is_not_one_that_does_nothin
     for _ in range(2):
         optimizer.step()
     assert names(model, optimizer) == ["an adapter does nothing"]
-
-
-def test_an_adapter_without_a_tensor_of_the_file_is_told_at_use_though_it_is_not_frozen():
-    model, ids = llama().eval(), torch.tensor([[1, 2, 3]])
-    assert names(model) == []  # it may be about to train
-    assert names(model, batch=ids) == ["an adapter does nothing"]
 
 
 class Speaker(nn.Module):

@@ -42,6 +42,33 @@ def test_state_of_a_row(ours, committed, state):
     assert here.row_state(ours, committed) == state
 
 
+def test_a_value_where_the_books_own_quick_run_lies_is_no_fault_of_the_machine():
+    """On the other side for fewer steps, within reach of the kept value; beyond it, or of other code, it is wrong."""
+    ours, reach = row(0.3), 0.1 * 2  # half the interval, times √4
+    assert here.row_state(ours, COMMITTED, {"": 0.3 + 0.9 * reach}) == "as quick"
+    assert here.row_state(ours, COMMITTED, {"": 0.3 + 1.1 * reach}) == "WRONG"
+    book, here_ = ({"01_x": {"provenance": {"code": "a"}, "rows": {"r": r}}} for r in (COMMITTED, ours))
+    for code, state in (("a", "as quick"), ("b", "WRONG")):
+        kept = {"01_x": {"code": code, "rows": {"r": {"": 0.3}}}}
+        assert here.compare(here_, book, kept)[0][1] == state
+
+
+def test_what_is_kept_is_the_run_that_lies_there_and_others_stay(tmp_path):
+    """Each chapter's values under its code; a chapter that was not run stays as it was kept."""
+    root, folder = tmp_path, tmp_path / "quick"
+    (root / "figures").mkdir()
+    folder.mkdir()
+    (root / here.KEPT).write_text(json.dumps({"00_old": {"code": "x", "rows": {}}}))
+    source = ROOT / "figures" / "full" / "07_rslora.json"
+    (folder / source.name).write_text(source.read_text("utf-8"))
+    (root / "lora_from_scratch").symlink_to(ROOT / "lora_from_scratch")
+    here.keep(folder, root)
+    kept, content = json.loads((root / here.KEPT).read_text()), json.loads(source.read_text("utf-8"))
+    assert list(kept) == ["00_old", "07_rslora"] and kept["07_rslora"]["code"] == content["provenance"]["code"]
+    for name, found in kept["07_rslora"]["rows"].items():
+        assert found == {part: p["estimate"]["value"] for part, p in content["rows"][name]["parts"].items()}
+
+
 def test_worst_part_counts():
     """A row of several parts is as its worst one; other parts are refused."""
     two = copy.deepcopy(COMMITTED)

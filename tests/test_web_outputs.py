@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lora_from_scratch.book import stats
 from web.chapter import all_pages, read
-from web.outputs import Table, Text, Verdict, blocks
+from web.outputs import Case, Table, Text, Verdict, blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = all_pages(ROOT)
@@ -80,3 +80,17 @@ def test_every_row_of_the_results_has_a_box_that_leads_to_it(stem):
     rows = json.loads((ROOT / "figures" / "full" / f"{stem}.json").read_text())["rows"]
     found = {chapter.address_of(box): box.word for box in boxes}
     assert found == {f"ledger.html#row-{stem[:2]}-{name}": row["verdict"] for name, row in rows.items()}
+
+
+def test_a_case_of_the_clinic_is_its_title_and_its_lines_joined_again():
+    text = (
+        "A LAYER, BROKEN?   (peft#1)\n  wrong     a = b\n  diagnose  two (1): three\n            four\n\nnext  words\n"
+    )
+    case, rest = blocks(text)
+    assert case == Case("A LAYER, BROKEN?   (peft#1)", [("wrong", "a = b"), ("diagnose", "two (1): three four")])
+    assert rest == Text("next  words")
+
+
+@pytest.mark.parametrize("text", ["A TITLE\nwords", "A TITLE\n  1  2", "Not so\n  wrong  a", "A TITLE"])
+def test_what_only_looks_like_a_case_stays_text(text):
+    assert [type(block) for block in blocks(text)] == [Text]

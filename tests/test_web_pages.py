@@ -127,3 +127,27 @@ def test_a_row_that_is_asked_again_leads_to_the_other_and_back():
 )
 def test_a_duration_in_words(seconds, words):
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    "text, outcome, onward",
+    [
+        ("It fell.\n\n## Exercises\n\n**1.** Do it.", "It fell.", "## Exercises\n\n**1.** Do it."),
+        ("It fell.\n\nPredict: by how much?", "It fell.", "Predict: by how much?"),
+        ("## Rates\n\nIt fell.", "## Rates\n\nIt fell.", ""),
+        (
+            "<details>42</details>\n\n## To take along\n\nIt fell.",
+            "<details>42</details>\n\n## To take along\n\nIt fell.",
+            "",
+        ),
+        ("It fell.\n\n```\n# a comment\n```", "It fell.\n\n```\n# a comment\n```", ""),
+    ],
+)
+def test_what_an_outcome_rests_on_stands_below_it_and_not_below_the_next_matter(text, outcome, onward):
+    assert notebook.at_heading(text) == (outcome, onward)
+
+
+def test_a_ledger_s_long_text_shows_its_first_part_and_says_how_many_there_are():
+    parts = "; ".join(f"rank {r}, rot13: 0.1201 [-0.05354, 0.2937]" for r in (1, 4, 16))
+    assert ledger.short(parts) == "rank 1, rot13: 0.1201 [-0.05354, 0.2937]; and 2 more"
+    assert ledger.short("1; 2") == "1; 2" and ledger.short("x" * 200) == "x" * 200

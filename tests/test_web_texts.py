@@ -102,6 +102,21 @@ def test_a_docstring_keeps_its_words_its_equations_and_its_arguments():
     )
 
 
+def test_a_docstring_keeps_its_bold_words_and_its_lines_of_code():
+    assert as_markdown("**Sum.** a_b, **kwargs and ** x **") == "**Sum.** a\\_b, \\*\\*kwargs and \\*\\* x \\*\\*"
+    code = "model = quantize(model)   # the base\nmodel = add(model)        # on top"
+    assert as_markdown(f"Words.\n\n{code}") == f"Words.\n\n```python\n{code}\n```"
+
+
+def test_the_full_name_of_a_public_function_leads_to_the_reference_and_another_does_not(tmp_path):
+    book = small_book.make(tmp_path / "book")
+    (book / "figures" / "GUIDE.md").write_text(
+        "# Choosing\n\n`lora_from_scratch.lora.scale` and `lora_from_scratch.no`\n"
+    )
+    text = documents.page(book, "figures/GUIDE.md", CHAPTERS)
+    assert "{py:obj}`lora_from_scratch.lora.scale` and `lora_from_scratch.no`" in text
+
+
 def test_what_is_wrong_with_a_page_is_named(tmp_path):
     (tmp_path / "a.html").write_text(
         '<i id="x"></i><i id="x"></i><a href="#y">y</a><a href="b.html#z">z</a><a href="none.html">n</a>'

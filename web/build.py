@@ -17,6 +17,7 @@ from web.markup import FIGURES
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE = Path(__file__).resolve().parent
+BESIDE = {"guide": "Choosing: the guide <guide>", "nulls": "nulls", "times": "times"}  # in the sidebar
 CONTENTS = """
 
 ```{toctree}
@@ -116,7 +117,7 @@ def contents(root: Path, chapters: dict[str, str]) -> str:
     lists = {
         "CHAPTERS": [stem for number, stem in chapters.items() if number.isdigit()],
         "APPENDICES": [stem for number, stem in chapters.items() if not number.isdigit()],
-        "FOUND": ["ledger", *(name for name in ("guide", "nulls") if name in texts)],
+        "FOUND": ["ledger", *(entry for name, entry in BESIDE.items() if name in texts)],
         "REFERENCE": [*reference.pages(root), *(name for name in ("how_it_is_made",) if name in texts), "genindex"],
     }
     filled = CONTENTS

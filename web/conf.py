@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import web
 from web.chapter import all_pages
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout whose build/web-source/conf.py this is
@@ -17,6 +18,7 @@ html_math_renderer = "math_core"
 add_module_names = False
 nitpicky = False  # annotations name classes of other libraries
 
+templates_path = [str(Path(web.__file__).parent / "templates")]
 html_theme = "furo"
 html_title = project
 html_static_path = ["_static"]

@@ -8,6 +8,8 @@ import re
 
 SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Yields|Usage|Example|Examples):\s*$")
 ENTRY = re.compile(r"([A-Za-z_*][\w, *.]*?): (.*)")
+BOLD = re.compile(r"\*\*(?=\S)([^*`]+)(?<=\S)\*\*")
+CODE = re.compile(r"\S.* {2,}# \S.*")  # a line of code with its comment
 MARKUP = re.compile(r"([\\*_<>$\[\]#|~{}^!])")
 
 
@@ -22,6 +24,10 @@ def as_markdown(text: str) -> str:
         elif lines[at].startswith("    ") and (not at or not lines[at - 1].strip()):
             end = next((i for i in range(at, len(lines)) if lines[i].strip() and lines[i][0] != " "), len(lines))
             out += ["```text", *[line[4:].rstrip() for line in trimmed(lines[at:end])], "```", ""]
+            at = end
+        elif CODE.fullmatch(lines[at]) and (not at or not lines[at - 1].strip()):
+            end = next((i for i in range(at, len(lines)) if not CODE.fullmatch(lines[i])), len(lines))
+            out += ["```python", *lines[at:end], "```", ""]
             at = end
         else:
             out.append(escaped(lines[at]))
@@ -51,6 +57,12 @@ def trimmed(lines: list[str]) -> list[str]:
 
 
 def escaped(line: str) -> str:
-    """A line in which only backticks mean anything."""
-    parts = re.split(r"(`[^`]+`)", line)
-    return "".join(part if part.startswith("`") and len(part) > 2 else MARKUP.sub(r"\\\1", part) for part in parts)
+    """A line in which only backticks and words in bold, between pairs of asterisks, mean anything."""
+    parts = re.split(r"(`[^`]+`|\*\*(?=\S)[^*`]+(?<=\S)\*\*)", line)
+    plain = lambda part: not (part.startswith("`") and len(part) > 2 or BOLD.fullmatch(part))  # noqa: E731
+    return "".join(MARKUP.sub(r"\\\1", part) if plain(part) else bold(part) for part in parts)
+
+
+def bold(part: str) -> str:
+    """Words in bold with what is no markup in them kept; anything else as it is."""
+    return BOLD.sub(lambda m: "**" + MARKUP.sub(r"\\\1", m[1]) + "**", part)

@@ -11,12 +11,14 @@ from pathlib import Path
 
 from web import markup
 from web.chapter import row_address, row_names
+from web.reference import names
 
 PAGES = {  # where a text lies in the repository, and what its page is called; those that are not there are left out
     "README.md": "index",
     "figures/GUIDE.md": "guide",
     "figures/NULLS.md": "nulls",
     "NULLS.md": "nulls",
+    "figures/TIMES.md": "times",
     "CONTRIBUTING.md": "how_it_is_made",
 }
 LINK = re.compile(r"(?<!\!)\]\(([^)\s]+)\)")
@@ -36,11 +38,11 @@ def page(root: Path, path: str, chapters: Mapping[str, str]) -> str:
 
     Raises ValueError for a link to what the site does not have, and for a picture that is not there or has no alt.
     """
-    text, rows = (root / path).read_text("utf-8"), row_names(root)
+    text, rows, public = (root / path).read_text("utf-8"), row_names(root), names(root)
     try:
         folder = posixpath.dirname(path)
         return outside_code(
-            text, lambda words: turned(words, root, folder, chapters, rows), lambda code: row(code, rows)
+            text, lambda words: turned(words, root, folder, chapters, rows), lambda code: span(code, rows, public)
         )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
@@ -98,6 +100,11 @@ def row(name: str, rows: Container[str]) -> str:
     if plain not in rows:
         return name
     return f'<a href="{row_address(plain)}">' + (plain if plain == name else f"<code>{plain}</code>") + "</a>"
+
+
+def span(code: str, rows: Container[str], public: Container[str]) -> str:
+    """A code span: the name of a row leads into the ledger, that of a public function, in full, to the reference."""
+    return f"{{py:obj}}{code}" if code.strip("`") in public else row(code, rows)
 
 
 def outside_code(text: str, change: Callable[[str], str], span: Callable[[str], str] = str) -> str:

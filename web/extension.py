@@ -73,6 +73,19 @@ class Mentions(SphinxTransform):
         return addnodes.pending_xref("", nodes.inline("", words), refdoc=self.env.docname, **asked)
 
 
+class RowTables(SphinxTransform):
+    """Marks tables of the ledger's rows, as the guide has them: a narrow page shows them as cards (book.css)."""
+
+    default_priority = 700
+
+    def apply(self, **_) -> None:
+        """Change every table whose first two columns are "row" and "verdict"."""
+        for table in self.document.findall(nodes.table):
+            head = next(iter(table.findall(nodes.thead)), None)
+            if head and [entry.astext() for entry in head.findall(nodes.entry)][:2] == ["row", "verdict"]:
+                table["classes"].append("rows")
+
+
 def with_levels(app: Sphinx, page: str, template: str, context: dict, document: nodes.document | None) -> None:
     """Give the captions of the sidebar the level that a heading must have; Sphinx names it a heading without."""
     tree = context.get("furo_navigation_tree", "")
@@ -89,5 +102,6 @@ def setup(app: Sphinx) -> dict:
     app.add_config_value("chapter_pages", {}, "env")
     app.add_html_math_renderer("math_core", inline_renderers=(inline, None), block_renderers=(block, None))
     app.add_transform(Mentions)
+    app.add_transform(RowTables)
     app.connect("html-page-context", with_levels, priority=900)  # after the theme has made the sidebar
     return {"parallel_read_safe": True, "parallel_write_safe": True}

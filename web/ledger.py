@@ -20,6 +20,7 @@ COLUMNS = ("chapter", "kind", "sentence", "measured", "chance", "verdict")
 SORTED = ("chapter", "kind", "sentence", "verdict")  # what was measured has a unit of its own in each row
 ROW = re.compile(r"(?:\d\d|A\d)\.\w+")  # as "07.better"
 IMAGE = documents.MARKDOWN_IMAGE
+SHORT = 90  # characters of a wide page's columns; the rest is folded
 ORDER = ("claim", "finding", "arithmetic", "identity", *TONES)  # of the options of a filter
 
 
@@ -68,14 +69,17 @@ def folded_picture(picture: str) -> str:
 def filters(found: list[Entry]) -> str:
     """The controls above the table; without JavaScript they are not shown."""
     choices = {
+        "chapter": {entry.name[:2] for entry in found},
         "kind": {entry.row["kind"] for entry in found},
         "verdict": {entry.row["verdict"] for entry in found},
         "model": {model(entry.row) for entry in found},
     }
+    sorts = "".join(f"<option>{name}</option>" for name in SORTED)
     selects = "\n".join(select(name, options) for name, options in choices.items())
     return (
         f'<form class="ledger-filters" hidden>\n{selects}\n'
         '<label>words <input type="search" name="words"></label>\n'
+        f'<label class="narrow">sorted by <select name="sort">{sorts}</select></label>\n'
         f'<output aria-live="polite">{len(found)} rows</output></form>'
     )
 
@@ -94,7 +98,8 @@ def table(found: list[Entry], pages: Mapping[str, str]) -> str:
     rows = "\n".join(line(entry, [e for e in found if e.row["asks_again"] == entry.name], pages) for entry in found)
     for number, stem in pages.items():  # an anchor a chapter, on its first row
         rows = rows.replace(f'<a href="{stem}.html">{number}</a>', f'<a id="{stem}" href="{stem}.html">{number}</a>', 1)
-    return f'<table class="ledger"><thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>'
+    more = '<button type="button" class="more" hidden></button>'  # a narrow page begins with the first rows alone
+    return f'<table class="ledger"><thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>\n{more}'
 
 
 def line(entry: Entry, again: list[Entry], pages: Mapping[str, str]) -> str:
@@ -105,12 +110,12 @@ def line(entry: Entry, again: list[Entry], pages: Mapping[str, str]) -> str:
         chapter,
         row["kind"],
         f"{linked(row['says'], pages)}\n{folded(details(entry, again), pages)}",
-        html.escape(row["shown"]),
-        html.escape(chance(row) or "none" * bool(row["no_chance"])),
+        html.escape(short(row["shown"])),
+        html.escape(short(chance(row)) or "none" * bool(row["no_chance"])),
         f'<span class="verdict-word verdict-{TONES[row["verdict"]]}">{row["verdict"]}</span>',
     ]
     inside = "".join(f'<td class="{name}">{cell}</td>' for name, cell in zip(COLUMNS, cells, strict=True))
-    keys = {"kind": row["kind"], "verdict": row["verdict"], "model": model(row)}
+    keys = {"kind": row["kind"], "verdict": row["verdict"], "model": model(row), "chapter": number}
     data = " ".join(f'data-{name}="{html.escape(value)}"' for name, value in keys.items())
     return f'<tr id="{entry.id}" {data}>{inside}</tr>'
 
@@ -143,9 +148,18 @@ def folded(said: Mapping[str, str], pages: Mapping[str, str]) -> str:
         words = linked(text, pages)
         if name in ("asks again", "asked again"):
             words = ROW.sub(lambda row: f'<a href="{row_address(row[0])}">{row[0]}</a>', text)
-        narrow = ' class="narrow"' if name in ("measured", "chance") else ""  # a wide page has columns for them
+        columns = name in ("measured", "chance") and short(text) == text  # a wide page has columns for them
+        narrow = ' class="narrow"' if columns else ""
         items.append(f"<dt{narrow}>{name}</dt><dd{narrow}>{words}</dd>")
     return f"<details><summary>source, test, scope</summary><dl>{''.join(items)}</dl></details>"
+
+
+def short(text: str) -> str:
+    """A text of many parts cut to the first of them, and how many there are; one that is not long as it is."""
+    parts = text.split("; ")
+    if len(text) <= SHORT or len(parts) == 1:
+        return text
+    return f"{parts[0]}; and {len(parts) - 1} more"
 
 
 def test(name: str, part: Mapping) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from web.mentions import linked
-from web.outputs import Block, Table, Text, Verdict
+from web.outputs import Block, Case, Table, Text, Verdict
 
 TONES = {  # of a verdict; its word stands beside the colour, always
     "reproduced": "yes",
@@ -28,7 +28,7 @@ def block(found: Block, pages: Mapping[str, str], address: str = "") -> str:
         return table(found)
     if isinstance(found, Verdict):
         return verdict(found, pages, address)
-    return printed(found)
+    return case(found, pages) if isinstance(found, Case) else printed(found)
 
 
 def printed(text: Text) -> str:
@@ -61,6 +61,12 @@ def verdict(found: Verdict, pages: Mapping[str, str], address: str = "") -> str:
         f'<p><span class="verdict-word">{found.word}</span> {linked(found.says, pages)}{row}</p>\n'
         f"<dl>\n{lines}\n</dl></div>"
     )
+
+
+def case(found: Case, pages: Mapping[str, str]) -> str:
+    """A broken run of the clinic: its title, and what was wrong, seen, said and mended. What it says is broken."""
+    lines = "\n".join(f"<dt>{html.escape(name)}</dt><dd>{linked(text, pages)}</dd>" for name, text in found.lines)
+    return f'<div class="case">\n<p>{html.escape(found.title)}</p>\n<dl>\n{lines}\n</dl></div>'
 
 
 def picture(path: Path, alt: str, lazy: bool = True, width: int = 0) -> str:

@@ -25,7 +25,8 @@ def page(chapter: Chapter) -> str:
             found = [html for html in outputs(cell, chapter) if html]
             parts += [fence(cell.source), raw("\n".join([*echoes, *found]), "output" if found else "")]
         elif cell.cell_type == "markdown":
-            parts += [with_fields(cell.source, chapter, answers), rests_on(cell)]
+            outcome, onward = at_heading(cell.source) if cell.metadata.get("rests_on") else (cell.source, "")
+            parts += [with_fields(outcome, chapter, answers), rests_on(cell), with_fields(onward, chapter, answers)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -60,6 +61,17 @@ def rests_on(cell: NotebookNode) -> str:
     entries = (entry.strip().split("=") for entry in cell.metadata.get("rests_on", "").split(",") if entry.strip())
     links = [f'<a href="{row_address(row.strip())}">{row.strip()}</a> {word.strip()}' for row, word in entries]
     return raw(f'<p class="rests-on">Rests on {", ".join(links)}</p>') if links else ""
+
+
+def at_heading(text: str) -> tuple[str, str]:
+    """What tells the outcome, and what comes after it: a heading or a question below the first words.
+
+    A cell that begins with the solution of an exercise tells its outcome at its end, so it stays in one piece.
+    """
+    found = paragraphs(text)
+    heads = [at for at, p in enumerate(found) if at and (p.startswith("#") or predictions.question(p, ""))]
+    end = len(found) if text.startswith("<details") or not heads else heads[0]
+    return "\n\n".join(found[:end]), "\n\n".join(found[end:])
 
 
 def check_figures(chapter: Chapter) -> None:

@@ -18,6 +18,8 @@ WORDS = (  # of book.rows.WORDS, longest first, as "not reproduced" ends in anot
     "holds",
 )
 DASHES = re.compile(r"-+(?:  -+)+$")
+TITLE = re.compile(r"[A-Z][^a-z]{3,}(?: {2,}\(.+\))?")
+NAMED = re.compile(r"(  [a-z]+ {2,})(\S.*)")
 VERDICT = re.compile(rf"({'|'.join(word.upper() for word in WORDS)}): (.+)")
 
 
@@ -50,14 +52,22 @@ class Verdict:
         return next((text for n, text in self.lines if n == name), "")
 
 
-Block = Text | Table | Verdict
+@dataclass
+class Case:
+    """What the clinic prints of a broken run: its title, whence it is, and (name, text) pairs, as ("mend", "…")."""
+
+    title: str
+    lines: list[tuple[str, str]]
+
+
+Block = Text | Table | Verdict | Case
 
 
 def blocks(printed: str) -> list[Block]:
     """The blocks of a printed text, in order. Empty lines between them are left out."""
     lines, found, plain, at = printed.split("\n"), [], [], 0
     while at < len(lines):
-        block, used = _table(lines, at) or _verdict(lines, at) or (None, 1)
+        block, used = _table(lines, at) or _verdict(lines, at) or _case(lines, at) or (None, 1)
         if block:
             found += [*_text(plain), block]
             plain = []
@@ -110,6 +120,21 @@ def _verdict(lines: list[str], at: int) -> tuple[Verdict, int] | None:
     while end < len(lines) and lines[end].startswith("  ") and lines[end].strip():
         end += 1
     return Verdict(match[1].lower(), match[2], [_named(line.strip()) for line in lines[at + 1 : end]]), end - at
+
+
+def _case(lines: list[str], at: int) -> tuple[Case, int] | None:
+    """The case whose title is line `at`: capitals, then names and texts in two columns. What goes on is further in."""
+    if not TITLE.fullmatch(lines[at].rstrip()) or at + 1 == len(lines) or not (first := NAMED.match(lines[at + 1])):
+        return None
+    found, end, column = [], at + 1, len(first[1])
+    while end < len(lines) and lines[end].startswith("  ") and lines[end].strip():
+        name, text = lines[end][:column].strip(), lines[end][column:].strip()
+        if name or not found:
+            found.append((name, text))
+        else:
+            found[-1] = (found[-1][0], f"{found[-1][1]} {text}")
+        end += 1
+    return Case(lines[at].rstrip(), found), end - at
 
 
 def _named(line: str) -> tuple[str, str]:

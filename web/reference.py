@@ -42,6 +42,13 @@ def modules(root: Path, room: str) -> list[Module]:
     return [Module(name, ast.parse(files[name].read_text("utf-8"))) for name in names]
 
 
+def names(root: Path) -> set[str]:
+    """The full names of all that is public, as "lora_from_scratch.lora.LoRALinear"."""
+    rooms = [room for room in ROOMS if (root / PACKAGE / room).is_dir()]
+    found = (module for room in rooms for module in modules(root, room))
+    return {f"{module.name}.{d.name}" for module in found for d in module.public}
+
+
 def pages(root: Path) -> dict[str, str]:
     """{page: its Markdown}: one a room, and "reference", which lists the names that `lora_from_scratch` exports."""
     rooms = [room for room in ROOMS if (root / PACKAGE / room).is_dir()]

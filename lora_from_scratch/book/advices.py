@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Advice:
-    """One question of the guide. `text` takes numbers as {NN.row.shown}; `rests_on` is as in a chapter's paragraph."""
+    """One question of the guide. `text` takes numbers as {NN.row.shown}; `rests_on` is as in a chapter's paragraph.
+
+    Where nothing was measured yet `rests_on` is empty, and the guide says so. A chapter that measures it adds its rows.
+    """
 
     question: str
     do: str
@@ -99,12 +102,18 @@ ADVICES = [
         "13.placement=reproduced, 02.placement=not settled, 02.qv=not reproduced, 02.nothing_more=not settled",
     ),
     Advice(
-        "Which batch, and will it fit?",
+        "Which batch?",
+        "No advice yet: the largest that fits is a habit.",
+        "No chapter has compared batches at equal tokens and at equal steps, each at its own rate. Until one has, take "
+        "a batch for its memory, and search the rate at that batch.",
+        "",
+    ),
+    Advice(
+        "Will it fit?",
         "Plan with five parts and 8 · vocabulary · tokens bytes; then checkpoint, then split the batch.",
         "The plan fell short of the peak of the second step by at most {06.plan.shown} of it, and on the pretrained "
-        "model it was off by {12.fits.shown}. Checkpointing cost at most one forward pass more. Which batch learns "
-        "best was not measured here. `lora_from_scratch.analysis.advise.advise` gives the plan for a model and a "
-        "card.",
+        "model it was off by {12.fits.shown}. Checkpointing cost at most one forward pass more. "
+        "`lora_from_scratch.analysis.advise.advise` gives the plan for a model and a card.",
         "06.plan=holds, 12.fits=holds, 06.extra=reproduced",
     ),
     Advice(

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from lora_from_scratch.book import found, guide, paragraphs
+from lora_from_scratch.book import contents, evidence, found, guide, paragraphs
 from lora_from_scratch.book.chapters import as_text, machine_traces, renewed, sources
 from lora_from_scratch.book.provenance import other_code
 from lora_from_scratch.lab.cache import ROOT
@@ -47,5 +47,6 @@ def check(root: Path) -> list[str]:
         wrong
         + of_other_code(root)
         + (guide.check(root) if has_guide else [])
-        + (found.check(root) if has_readme else [])
+        + (found.check(root) + contents.check(root) if has_readme else [])
+        + evidence.check(root)
     )

@@ -57,6 +57,8 @@ def unnamed(advice: Advice) -> list[str]:
 
 def sureness(names: list[str], rows: paragraphs.Committed) -> str:
     """How sure an advice is, from its rows: how many are open, or on which models all are settled."""
+    if not names:
+        return "not measured in this book yet"
     found = [_row(name, rows) for name in names]
     models = sorted({row["scope"]["model"] for row in found if row["verdict"] != OPEN and row["scope"].get("model")})
     short = [model.split(".")[0] for model in models]
@@ -75,8 +77,10 @@ def as_markdown(rows: paragraphs.Committed) -> str:
         names = paragraphs.rests_on(advice.rests_on)
         text = _counted(paragraphs.filled(advice.text, rows))
         lines += [f"## {advice.question}", "", f"**{advice.do}** {text}", ""]
-        lines += [f"*How sure*: {sureness(list(names), rows)}.", "", "| row | verdict | measured | where |"]
-        lines += ["|---|---|---|---|", *(_line(name, rows) for name in names), ""]
+        lines += [f"*How sure*: {sureness(list(names), rows)}.", ""]
+        if names:
+            head = ["| row | verdict | measured | where |", "|---|---|---|---|"]
+            lines += [*head, *(_line(name, rows) for name in names), ""]
     lines.append(ARTICLE_HEAD)
     for line in ARTICLE:
         names = paragraphs.rests_on(line.rests_on)

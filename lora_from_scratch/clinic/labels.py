@@ -51,28 +51,31 @@ def _of_answers(answers: list[tuple[int, int]], counted: Tensor) -> list[Finding
     inside = sum(int(row[first - 1 : last].sum()) for row, (first, last) in zip(counted, answers, strict=True))
     openings = sum(bool(row[first - 1]) for row, (first, _) in zip(counted, answers, strict=True))
     endings = sum(bool(row[last - 1]) for row, (_, last) in zip(counted, answers, strict=True))
+    between = sum(max(0, last - first - 1) for first, last in answers)  # what is neither first nor last
+    middle = sum(int(row[first : last - 1].sum()) for row, (first, last) in zip(counted, answers, strict=True))
     found, rows = [], len(answers)
+    few = 0.5 * middle / between * rows if between else 0.0  # a loss may choose among tokens; these as often as others
     if not inside:
         return []
     if prompt:
         numbers = {"places of the prompt counted": prompt, "places of the answer counted": inside}
         found.append(Finding("the loss counts the prompt", numbers, "label the prompt's tokens -100: it is given"))
-    if not openings and endings:
+    if openings <= few and openings < endings:
         found.append(
             Finding(
                 "the loss leaves out the first token of the answer",
-                {"first tokens counted": 0, "of": rows},
+                {"first tokens counted": openings, "of": rows},
                 "it is predicted at the last place of the prompt: shift first, then mask; or mask one token less",
             )
         )
-    if not endings:
-        found.append(_no_end(rows))
+    if endings <= few and endings <= openings:
+        found.append(_no_end(rows, endings))
     return found
 
 
-def _no_end(rows: int) -> Finding:
+def _no_end(rows: int, counted: int = 0) -> Finding:
     mend = "give the padding a token of its own, or mask it by its place (the attention mask), never by its id"
-    return Finding(NO_END, {"ends counted": 0, "of": rows}, mend)
+    return Finding(NO_END, {"ends counted": counted, "of": rows}, mend)
 
 
 def _off_by_one(batch: object) -> list[Finding]:

@@ -22,14 +22,16 @@ class Look:
     """What one pass showed.
 
     loss: its value. `called`: for each adapter, by the place in the list, one (gradients were on, inside a
-    checkpoint) a call. `gradients`: {id of a parameter: its gradient} for those that one reached. `counted`: (B, T),
-    True where the loss counts what the model said; None where the logits cannot be seen.
+    checkpoint) a call. `finite`: whether the logits are numbers. `gradients`: {id of a parameter: its gradient} for
+    those that one reached. `counted`: (B, T), True where the loss counts what the model said; None where the logits
+    cannot be seen.
     """
 
     loss: float = float("nan")
     called: dict[int, list[tuple[bool, bool]]] = field(default_factory=dict)
     gradients: dict[int, Tensor] = field(default_factory=dict)
     counted: Tensor | None = None
+    finite: bool = True
 
 
 def look(model: nn.Module, adapters: list[Adapter], batch: object, loss: Callable | None) -> Look:
@@ -44,6 +46,7 @@ def look(model: nn.Module, adapters: list[Adapter], batch: object, loss: Callabl
         with still(model), torch.enable_grad():
             value = _loss(model, batch, loss)
             found.loss = float(value.detach())
+            found.finite = not logits or logits[-1] is None or bool(logits[-1].detach().isfinite().all())
             if value.requires_grad:
                 _backward(value, model, logits[-1] if logits else None, found)
     finally:

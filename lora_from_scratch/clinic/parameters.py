@@ -1,4 +1,4 @@
-"""What parameters, flags and optimizers tell without a step: what trains, what is held, what a file would keep."""
+"""What parameters, flags and optimizers tell without a pass: what trains, what is held, at what rate."""
 
 from collections.abc import Sequence
 
@@ -6,36 +6,42 @@ import torch
 from torch import nn
 
 from lora_from_scratch.clinic.finding import Finding, some
-from lora_from_scratch.clinic.layers import Adapter, beside_adapters, peft_configs
-from lora_from_scratch.clinic.noise import looks_drawn
-
-FRESH_HEADS = ("score", "classifier", "qa_outputs")  # names of heads that no pretraining trains
+from lora_from_scratch.clinic.layers import Adapter, peft_configs
 
 
 def of_flags(model: nn.Module, adapters: list[Adapter], training: bool) -> list[Finding]:
-    """A base that trains, nothing that does, and trainable numbers in float16."""
+    """A base that trains, nothing that does, and adapters that are switched off while they train."""
     trained, found = [p for p in model.parameters() if p.requires_grad], []
     own = {id(p) for a in adapters for p in a.own}
-    weights = {id(p) for p in trained if p.dim() > 1} - own
-    if open_ := [a for a in adapters if any(id(p) in weights for p in a.base.parameters())]:
+    if open_ := open_layers(model, adapters):
         base = sum(p.numel() for p in trained if id(p) not in own)
         numbers = {"layers": len(open_), "of": len(adapters), "numbers of the base that train": base}
         numbers["numbers of the adapters"] = sum(p.numel() for p in trained) - base
         mend = "model.requires_grad_(False), then the adapters; and a new optimizer"
         found.append(Finding("the base is not frozen", numbers, mend))
     if training and not trained:
-        mend = (
-            "A.requires_grad_(True), and B; in PEFT, load with is_trainable=True"
-            if adapters
-            else "add adapters, or model.requires_grad_(True)"
-        )
+        mend = "A.requires_grad_(True), and B; in PEFT, load with is_trainable=True"
+        if not adapters:
+            mend = "add adapters, or model.requires_grad_(True)"
+        elif any(getattr(a.layer, "disable_adapters", False) for a in adapters):
+            mend = "the adapters are switched off, which froze them: model.enable_adapter_layers()"
         numbers = {"trainable": 0, "tensors": sum(1 for _ in model.parameters())}
         found.append(Finding("nothing is trainable", numbers, mend))
-    if half := [p for p in trained if p.dtype == torch.float16]:
-        mend = "keep what is trained in float32, over a float16 base: parameter.data = parameter.data.float()"
-        numbers = {"numbers in float16": sum(p.numel() for p in half), "Adam's eps of 1e-8 there": 0.0}
-        found.append(Finding("trained in float16", numbers, mend))
+    if training and (merged := [a for a in adapters if a.merged and a.trained]):
+        mend = "unmerge_adapter() before training: a merged layer's forward goes past A and B"
+        numbers = {"adapters merged": len(merged), "of": len(adapters)}
+        found.append(Finding("merged in place, and trained", numbers, mend))
+    if training and (still := [a for a in adapters if a.trained and a.active and not a.scaling]):
+        mend = "alpha above 0: s = 0 multiplies the update, and every gradient of A and B, by nothing"
+        found.append(Finding("the scaling is zero", {"layers": len(still), "of": len(adapters)}, mend))
     return found
+
+
+def open_layers(model: nn.Module, adapters: list[Adapter]) -> list[Adapter]:
+    """The adapters under which a weight of the base trains."""
+    own = {id(p) for a in adapters for p in a.own}
+    weights = {id(p) for p in model.parameters() if p.requires_grad and p.dim() > 1} - own
+    return [a for a in adapters if any(id(p) in weights for p in a.base.parameters())]
 
 
 def of_optimizers(model: nn.Module, optimizers: Sequence) -> list[Finding]:
@@ -55,6 +61,41 @@ def of_optimizers(model: nn.Module, optimizers: Sequence) -> list[Finding]:
     return [Finding("the optimizer misses trainable parameters", numbers, mend)]
 
 
+def of_float16(model: nn.Module, optimizers: Sequence) -> list[Finding]:
+    """Numbers in float16 that torch's Adam trains, where its eps is zero in float16, so that 0 / (√0 + eps) is 0 / 0.
+
+    Of Adam and AdamW alone: SGD divides by nothing. A fused Adam computes in float32, and is left alone.
+    """
+    trained, half, eps = {id(p) for p in model.parameters() if p.requires_grad}, [], 0.0
+    for optimizer in optimizers:
+        for group in optimizer.param_groups if isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)) else ():
+            if not group.get("fused") and not torch.tensor(group["eps"], dtype=torch.float16):
+                found = [p for p in group["params"] if p.dtype == torch.float16 and id(p) in trained]
+                half, eps = half + found, max(eps, float(group["eps"]) if found else 0.0)
+    if not half:
+        return []
+    mend = "keep what is trained in float32, over a float16 base: parameter.data = parameter.data.float()"
+    numbers = {"numbers in float16": sum(p.numel() for p in half), f"Adam's eps of {eps:g} there": 0.0}
+    return [Finding("trained in float16", numbers, mend)]
+
+
+def of_rates(adapters: list[Adapter], optimizers: Sequence) -> list[Finding]:
+    """B at zero after two steps or more with gradients, in a group of an Adam whose rate is zero and is not moved.
+
+    A scheduler's warm-up may stand at zero for a while: where it keeps a rate to go to (`initial_lr`), nothing is said.
+    """
+    B, still = {id(a.B): a.B for a in adapters if a.active}, 0
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            if float(group.get("lr", 1.0)) or float(group.get("initial_lr", 0.0)):
+                continue
+            states = [optimizer.state.get(p, {}) for p in group["params"] if id(p) in B and not p.any()]
+            tried = [s for s in states if int(s.get("step", 0)) > 1 and "exp_avg" in s and s["exp_avg"].any()]
+            still += len(tried)
+    mend = 'give the group of B a rate above 0: print([group["lr"] for group in optimizer.param_groups])'
+    return [Finding("the rate is zero", {"B with gradients and no step": still, "rate": 0.0}, mend)] if still else []
+
+
 def of_places(model: nn.Module, adapters: list[Adapter]) -> list[Finding]:
     """Adapters on adapters, and names that PEFT was given and did not find."""
     found, adapted = [], {id(a.layer) for a in adapters}
@@ -72,46 +113,3 @@ def of_places(model: nn.Module, adapters: list[Adapter]) -> list[Finding]:
             mend = f"no layer is called {some(lost)}: print(model) shows the names; adapted are {some(there, 8)}"
             found.append(Finding("target names not found", {"names": len(lost), "of": len(asked)}, mend))
     return found
-
-
-def of_saving(model: nn.Module, adapters: list[Adapter], training: bool) -> list[Finding]:
-    """What would be lost on the way to disk: adapters that the state dict hides, and what trains beside them."""
-    found = _hidden(model, adapters)
-    if any(f for f in of_flags(model, adapters, False) if f.name == "the base is not frozen"):
-        return found  # all of it trains beside the adapters, and is told already
-    beside, tables = beside_adapters(model, adapters) if adapters else {}, set()
-    for module in model.modules():
-        if isinstance(module, nn.Embedding):
-            tables.add(id(module.weight))
-    groups = {
-        "an embedding trains and is not saved": [n for n, p in beside.items() if id(p) in tables],
-        "trained beside the adapters and not saved": [n for n, p in beside.items() if id(p) not in tables],
-    }
-    for name, lost in groups.items():
-        if lost:
-            numbers = {"tensors": len(lost), "numbers": sum(beside[n].numel() for n in lost)}
-            mend = f"an adapter's file holds A and B alone: keep {some(lost)} too (modules_to_save in PEFT)"
-            found.append(Finding(name, numbers, mend))
-    heads = {n: m for n, m in model.named_modules() if n.rpartition(".")[2] in FRESH_HEADS}
-    for name, head in heads.items():
-        tensors = list(head.parameters()) if training and adapters else []
-        if (
-            tensors
-            and not any(p.requires_grad for p in tensors)
-            and looks_drawn([p for p in tensors if p.dim() == 2], fewest=64)
-        ):
-            mend = f"{name}.requires_grad_(True), and save it beside the adapters (modules_to_save in PEFT)"
-            numbers = {"numbers of the head, frozen": sum(p.numel() for p in tensors)}
-            found.append(Finding("a new head is frozen", numbers, mend))
-    return found
-
-
-def _hidden(model: nn.Module, adapters: list[Adapter]) -> list[Finding]:
-    """Adapters that model.state_dict() leaves out, as it does where somebody has put a filter of their own there."""
-    if not adapters or not any("state_dict" in vars(m) for m in model.modules()):
-        return []
-    kept = {t.data_ptr() for t in model.state_dict().values() if isinstance(t, torch.Tensor)}
-    lost = [a for a in adapters if a.A.data_ptr() not in kept or a.B.data_ptr() not in kept]
-    mend = "take the filter off model.state_dict (del model.state_dict), and save by save_adapter or save_pretrained"
-    numbers = {"adapters left out": len(lost), "of": len(adapters)}
-    return [Finding("saving leaves the adapters out", numbers, mend)] if lost else []

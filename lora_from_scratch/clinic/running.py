@@ -1,16 +1,14 @@
-"""What one pass tells: gradients that are cut off, a rate that can do nothing, dropout where it should be off."""
+"""What one pass tells: gradients that are cut off, a loss that is no number, dropout where it should be off."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lora_from_scratch.clinic.finding import Finding, some
+from lora_from_scratch.clinic.labels import LEFT_OUT
 from lora_from_scratch.clinic.layers import Adapter
 from lora_from_scratch.clinic.look import Look
-
-LEAST = 0.005  # of the loss, in the first step
-FULL = 1e-4  # rates up to this one are usual where all weights of a large model are trained
 
 
 def of_gradients(adapters: list[Adapter], seen: Look) -> list[Finding]:
@@ -31,32 +29,26 @@ def of_gradients(adapters: list[Adapter], seen: Look) -> list[Finding]:
     return [Finding("gradients are cut off", numbers, mend)]
 
 
-def of_rate(adapters: list[Adapter], optimizers: Sequence, seen: Look) -> list[Finding]:
-    """A rate with which the first step of Adam cannot take a noticeable part off this loss.
+def of_loss(adapters: list[Adapter], batch: object, seen: Look) -> list[Finding]:
+    """A loss that is no number, or that counts no place of this batch.
 
-    Adam moves a number by about its rate, whatever the gradient's size. So the first step takes at most about the sum
-    of rate · |gradient| off this batch's loss. (Later ones may take more: gradients grow as B does.) Looked at where
-    B A is zero, at the start, and at rates of 1e-4 and below. A rate that a schedule moves is taken at its height.
+    With every label left out, a mean over none is 0 / 0 and a sum is 0; no gradient reaches the logits either way. A
+    loss of 0 may also be one that has been learnt to the end, so without labels it is told at the start alone.
     """
-    active = [a for a in adapters if a.active and a.trained]
-    if not active or any(a.A.any() and a.B.any() for a in active) or not seen.loss > 0:
+    labels = batch.get("labels") if isinstance(batch, Mapping) else None
+    none = isinstance(labels, Tensor) and labels.dim() == 2 and not (labels[:, 1:] != LEFT_OUT).any()
+    start = not any(a.active and a.A.any() and a.B.any() for a in adapters)
+    silent = seen.counted is not None and not seen.counted.any() and seen.finite
+    if none or silent and (not math.isfinite(seen.loss) or seen.loss == 0 and start):
+        mend = "look at a row of labels: is all of it left out, by a template that was not found, or by cutting off?"
+        numbers = {"places counted": 0} | ({} if seen.counted is None else {"of": seen.counted.numel()})
+        return [Finding("the loss counts nothing", numbers, mend)]
+    if math.isfinite(seen.loss):
         return []
-    most, rates, mine = 0.0, set(), {id(p) for a in active for p in a.own}
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            rate = float(group.get("initial_lr", group.get("lr", 0.0)))
-            if "betas" not in group:
-                return []
-            for p in group["params"]:
-                if id(p) in seen.gradients:
-                    most += rate * float(seen.gradients[id(p)].abs().sum(dtype=torch.float64))
-                    rates |= {rate} if id(p) in mine else set()
-    share = most / seen.loss
-    if not rates or not 0 < share < LEAST or max(rates) > FULL:
-        return []
-    numbers = {"rate": max(rates), "share of the loss that the first step can take at most": share}
-    mend = "an adapter takes a higher rate than all weights do: try ten times this one, then ten times that"
-    return [Finding("the rate may be too low for an adapter", numbers, mend)]
+    mend = "the model gives numbers, so look at the loss: a division by 0, a logarithm of 0"
+    if not seen.finite:
+        mend = "the model's own output is no number: look at the weights of the base, and at the inputs"
+    return [Finding("the loss is not finite", {"loss": seen.loss}, mend)]
 
 
 def of_use(model: nn.Module, adapters: list[Adapter]) -> list[Finding]:

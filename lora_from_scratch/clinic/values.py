@@ -8,6 +8,7 @@ from torch import nn
 from lora_from_scratch.clinic.finding import Finding, some
 from lora_from_scratch.clinic.layers import Adapter, peft_configs
 from lora_from_scratch.clinic.noise import looks_drawn
+from lora_from_scratch.clinic.saving import Saved, arrived
 
 
 def steps_taken(optimizers: Sequence, adapters: list[Adapter]) -> int:
@@ -27,22 +28,29 @@ def steps_taken(optimizers: Sequence, adapters: list[Adapter]) -> int:
 
 
 @torch.no_grad()
-def of_values(model: nn.Module, adapters: list[Adapter], optimizers: Sequence, at_use: bool = False) -> list[Finding]:
-    """B zero is how a run starts. It is wrong after steps, in an adapter that was loaded for use, and in a part."""
+def of_values(
+    model: nn.Module, adapters: list[Adapter], optimizers: Sequence, at_use: bool = False, saved: Saved | None = None
+) -> list[Finding]:
+    """B zero is how a run starts. It is wrong after steps, and where the file holds another. NaN is always wrong."""
     adapters = [a for a in adapters if not a.B.is_meta]
     active, steps = [a for a in adapters if a.active], steps_taken(optimizers, adapters)
-    zero = [a for a in active if not a.A.any() or not a.B.any()]
+    if broken := [a for a in adapters if not all(bool(t.isfinite().all()) for t in (a.A, a.B))]:
+        mend = f"they never come back: take A and B from before it ({some([a.name for a in broken], 1)})"
+        return [Finding("A or B holds NaN", {"adapters": len(broken), "of": len(adapters)}, mend)]
+    zero = [a for a in active if (not a.A.any() or not a.B.any()) and a.scaling]
     if steps:  # what no gradient has reached yet, as an expert that no token went to, is as it began
         moved = {id(p) for o in optimizers for p in o.state}
         zero = [a for a in zero if moved & {id(a.A), id(a.B)}]
     stuck = [a for a in zero if not a.A.any() and not a.B.any()]
-    partly = 0 < len(zero) < len(active)
-    for_use = at_use or (not optimizers and not any(a.trained for a in active))
-    if zero and (steps > 1 or for_use or partly or stuck):
+    if at_use or not (optimizers or any(a.trained for a in active)):
+        zero = zero if stuck else arrived(model, zero, active, saved)
+    elif steps < 2 and not stuck:
+        zero = []  # about to be trained, beside others that were, it may be
+    if zero:
         numbers = {"adapters with B A = 0": len(zero), "of": len(active), "steps taken": steps}
         if stuck:
             mend = "A and B are both zero, so neither gets a gradient: draw A anew, and leave B at zero"
-        elif steps > 1 and not partly:
+        elif steps > 1:
             mend = "the steps did not reach it: is every B in the optimizer, does a gradient reach it?"
         else:
             mend = (

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from lora_from_scratch.diagnose import diagnose
+from lora_from_scratch.lab.cache import ROOT
 
 SIZES = dict(
     vocab_size=48, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
@@ -234,7 +235,7 @@ def test_labels_that_were_shifted_by_hand_too_are_named():
 
 def test_dropout_at_use_is_named():
     model, ids = wrapped(lora_dropout=0.1), {"input_ids": batch_of()["input_ids"]}
-    assert names(model.train(), batch=ids) == {"dropout is on at use", "an adapter does nothing"}
+    assert names(model.train(), batch=ids) == {"dropout is on at use"}
     train(model)
     assert names(model.train(), batch=ids) == {"dropout is on at use"}
     assert names(model.eval(), batch=ids) == set()
@@ -283,6 +284,51 @@ def test_a_merge_in_place_into_four_bits_is_named():
         model.merge_adapter()
     (found,) = diagnose(model)
     assert found.name == "merged into 4 bits" and found.evidence == {"layers": 1, "of": 2}
+
+
+def test_labels_that_are_all_left_out_are_named():
+    """As where a template was not found; with one row that has its labels, a run is well."""
+    batch, model = batch_of(), wrapped()
+    batch["labels"][1:] = -100
+    assert names(model, optimizer_of(model), batch) == set()
+    batch["labels"][0] = -100
+    assert names(model, optimizer_of(model), batch) == {"the loss counts nothing"}
+    batch["completion_mask"] = torch.zeros_like(batch["labels"])
+    assert names(model, optimizer_of(model), batch) == {"the loss counts nothing"}
+
+
+def test_adapters_merged_in_place_and_trained_are_named():
+    """Merged for use they are well, and so they are once they are unmerged."""
+    model, ids = wrapped(), {"input_ids": batch_of()["input_ids"]}
+    optimizer = train(model, 2)
+    model.merge_adapter()
+    assert names(model, optimizer, batch_of()) == {"merged in place, and trained"}
+    assert names(model.eval(), batch=ids) == set()
+    model.unmerge_adapter()
+    assert names(model.train(), optimizer, batch_of()) == set()
+
+
+def test_an_alpha_of_zero_is_named_and_adapters_that_are_switched_off_are_told_how_to_come_back():
+    model = wrapped(lora_alpha=0)
+    assert names(model, optimizer_of(model), batch_of()) == {"the scaling is zero"}
+    model = wrapped()
+    optimizer = optimizer_of(model)
+    model.base_model.disable_adapter_layers()
+    (found,) = diagnose(model, optimizer, batch_of())
+    assert found.name == "nothing is trainable" and "enable_adapter_layers()" in found.mend
+
+
+def test_a_baseline_at_use_and_a_float16_model_at_use_are_well():
+    ids = {"input_ids": batch_of()["input_ids"]}
+    for model in (wrapped().eval(), llama().half().eval()):
+        assert names(model) == names(model, batch=ids) == set()
+
+
+def test_the_lines_that_chapter_20_shows_run_as_they_stand(capsys):
+    source = (ROOT / "notebooks" / "20_what_goes_wrong.py").read_text("utf-8").partition("## The same with PEFT")[2]
+    block = source.partition("# ```python\n")[2].partition("# ```")[0]
+    exec("\n".join(line.removeprefix("#").removeprefix(" ") for line in block.splitlines()), {})
+    assert capsys.readouterr().out.startswith("the loss counts nothing (places counted 0")
 
 
 def test_everything_is_as_it_was():

@@ -1,7 +1,10 @@
 // Sorts and filters the ledger's table. ?kind=…, verdict, model or words in the address are taken as set.
+// A narrow page shows the first FIRST of the rows that fit, and a button for the others.
 "use strict";
 
-const NAMES = ["kind", "verdict", "model"];
+const NAMES = ["chapter", "kind", "verdict", "model"];
+const FIRST = 25;
+const NARROW = window.matchMedia("(max-width: 46em)");
 
 function matches(row, wanted) {
   const words = wanted.words.toLowerCase().split(/\s+/).filter(Boolean);
@@ -14,16 +17,27 @@ function filter(form, rows) {
   for (const row of rows) row.hidden = !matches(row, wanted);
   const shown = rows.filter((row) => !row.hidden).length;
   form.querySelector("output").textContent = shown === rows.length ? `${shown} rows` : `${shown} of ${rows.length} rows`;
+  cut(document.querySelector("button.more"), [...rows[0].parentNode.rows]);
+}
+
+// Leave the first rows of a narrow page; the button names how many others there are. Once pressed it cuts no more.
+function cut(button, rows) {
+  const found = rows.filter((row) => !row.hidden);
+  for (const row of rows) row.classList.toggle("later", !button.dataset.pressed && found.indexOf(row) >= FIRST);
+  button.textContent = `Show ${found.length - FIRST} more rows`;
+  button.hidden = Boolean(button.dataset.pressed) || found.length <= FIRST;
 }
 
 // Sort by a column, upwards first; a second click turns the order round.
 function sort(table, rows, heads, column) {
+  const button = document.querySelector("button.more");
   const up = heads[column].getAttribute("aria-sort") !== "ascending";
   const key = (row) => row.cells[column].firstChild.textContent.trim();
   const sorted = [...rows].sort((a, b) => (up ? 1 : -1) * key(a).localeCompare(key(b), "en", { numeric: true }));
   for (const head of heads) head.removeAttribute("aria-sort");
   heads[column].setAttribute("aria-sort", up ? "ascending" : "descending");
   table.tBodies[0].append(...sorted);
+  cut(button, sorted);
 }
 
 // Open the row that the address names, also where a filter hides it.
@@ -34,6 +48,7 @@ function openNamed(form, rows) {
     form.reset();
     filter(form, rows);
   }
+  if (row.classList.contains("later")) document.querySelector("button.more").click();
   row.querySelector("details").open = true;
   row.scrollIntoView({ behavior: "instant" });
 }
@@ -50,6 +65,15 @@ document.addEventListener("DOMContentLoaded", () => {
   form.addEventListener("input", () => filter(form, rows));
   heads.forEach((head, column) => {
     head.querySelector("button")?.addEventListener("click", () => sort(table, rows, heads, column));
+  });
+  form.elements.sort.addEventListener("change", () => {
+    const column = heads.findIndex((head) => head.textContent === form.elements.sort.value);
+    heads[column].removeAttribute("aria-sort");
+    sort(table, rows, heads, column);
+  });
+  document.querySelector("button.more").addEventListener("click", (event) => {
+    event.target.dataset.pressed = "yes";
+    filter(form, rows);
   });
   form.hidden = false;
   filter(form, rows);

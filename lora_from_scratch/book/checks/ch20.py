@@ -8,13 +8,19 @@ from lora_from_scratch.book.checks.common import RIGHT, STUB, call, not_yet, ten
 
 
 def half_held() -> tuple[nn.Module, torch.optim.Optimizer]:
-    """Two adapted layers; the optimizer holds one B, all that is frozen, and a parameter of another model."""
+    """Two adapted layers and a frozen one; the optimizer holds two B and what is frozen in the first, in three groups.
+
+    The second group holds a parameter of another model, with the numbers of one A.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = nn.Sequential(LoRALinear(nn.Linear(4, 4), 2, 4), LoRALinear(nn.Linear(4, 4), 2, 4))
+        model = nn.Sequential(*(LoRALinear(nn.Linear(4, 4), 2, 4) for _ in range(3)))
         stranger = nn.Parameter(model[1].A.detach().clone())  # equal numbers, and another parameter
-    held = [model[0].B, *(p for p in model.parameters() if not p.requires_grad), stranger]
-    return model, torch.optim.SGD(held, lr=0.1)
+        model[2].B.data.fill_(1.0)
+        model[0].B.data.fill_(2.0)
+    frozen = [p for p in model[0].base.parameters()]
+    groups = [[model[0].B, *frozen], [stranger], [model[2].B]]
+    return model, torch.optim.SGD([{"params": group} for group in groups], lr=0.1)
 
 
 def check_missing(function) -> str:
@@ -32,17 +38,19 @@ def check_missing(function) -> str:
     found = list(found)
     if not all(isinstance(name, str) for name in found):
         return not_yet("give the names, as named_parameters() has them, and not the parameters")
-    right, trained = {"0.A", "1.A", "1.B"}, {"0.A", "0.B", "1.A", "1.B"}
-    frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    right, frozen = trained - {"0.B", "2.B"}, {n for n, p in model.named_parameters() if not p.requires_grad}
+    held = {n for n in frozen if n.startswith("0.")}  # two layers' frozen numbers are in no group
+    same = "1.A is missing: the optimizer holds a tensor with the same numbers, which is not that parameter"
     mistakes = {
-        "these are all that train; one of them is in the optimizer": trained,
-        "1.A is missing: the optimizer holds a tensor with the same numbers, which is not that parameter": {
-            "0.A",
-            "1.B",
-        },
-        "that is what the optimizer holds; what it misses is asked for": {"0.B"},
-        "that is what it holds, the frozen ones too; what it misses is asked for": {"0.B"} | frozen,
-        "the frozen parameters need no optimizer": right | frozen,
+        "these are all that train; two of them are in the optimizer": trained,
+        same: right - {"1.A"},
+        "that is what the optimizer holds; what it misses is asked for": {"0.B", "2.B"},
+        "that is what it holds, the frozen ones too; what it misses is asked for": {"0.B", "2.B"} | held,
+        "the frozen parameters need no optimizer: ask for requires_grad": right | (frozen - held),
+        "the frozen parameters need no optimizer, whether it holds them or not": right | frozen,
+        "only the first group was looked at: an optimizer may have several": right | {"2.B"},
+        "only the last group was looked at: an optimizer may have several": right | {"0.B"},
     }
     if set(found) == right:
         return RIGHT if len(found) == len(right) else not_yet("a name stands there twice")
@@ -91,6 +99,12 @@ def check_labels(function) -> str:
     for words, wrong in mistakes.items():
         if labels == wrong:
             return not_yet(words)
+    if 0 in labels:
+        return not_yet("0 is the id of a token: a label that is left out is -100")
+    if len(labels) == len(right) and END not in labels:
+        return not_yet("the end is not learnt: such a model never stops; and look at where the answer begins")
+    if len(labels) == len(right) and labels[-2:] != [-100, -100]:
+        return not_yet("the padding is learnt too, or the labels are not shifted; and look at where the answer begins")
     if len(labels) != len(right):
         return not_yet(f"for {len(IDS)} ids there are {len(right)} labels, and these are {len(labels)}")
     return not_yet("the answer up to and with its first end, each token one place early, and -100 everywhere else")
@@ -110,6 +124,17 @@ WHY = {
 }
 
 
+KNOWN = sorted([
+    *RUNS.values(), "A or B holds NaN", "B is not zero at the start", "a new head is frozen", "adapters on adapters",
+    "an embedding trains and is not saved", "checkpointing cuts the gradients off", "dropout is on at use",
+    "gradients are cut off", "merged in place, and trained", "nothing is trainable", "saving leaves the adapters out",
+    "target names not found", "the labels are off by one", "the loss counts nothing", "the loss counts the prompt",
+    "the loss is not finite", "the loss leaves out the first token of the answer",
+    "the optimizer misses trainable parameters", "the rate is zero", "the scaling is zero",
+    "trained beside the adapters and not saved",
+])  # fmt: skip
+
+
 def check_runs(answers) -> str:
     """The reader's names of four runs."""
     if not isinstance(answers, dict) or not set(RUNS) <= set(answers):
@@ -117,17 +142,10 @@ def check_runs(answers) -> str:
     given = {key: answers[key] for key in RUNS}
     if all(value is None for value in given.values()):
         return STUB
-    known = set(RUNS.values()) | {
-        "nothing is trainable", "the optimizer misses trainable parameters", "checkpointing cuts the gradients off",
-        "the rate may be too low for an adapter", "the loss counts the prompt", "B is not zero at the start",
-        "the loss leaves out the first token of the answer", "dropout is on at use", "adapters on adapters",
-        "saving leaves the adapters out", "an embedding trains and is not saved", "a new head is frozen",
-        "target names not found", "trained beside the adapters and not saved", "gradients are cut off",
-    }  # fmt: skip
     for key, value in given.items():
         if value is None:
             return not_yet(f"the {key} run has no name yet")
-        if str(value).strip().lower() not in {name.lower() for name in known}:
+        if str(value).strip().lower() not in {name.lower() for name in KNOWN}:
             return not_yet(f"{value!r} is not in the list above")
     wrong = [key for key, value in given.items() if str(value).strip().lower() != RUNS[key].lower()]
     return not_yet(f"the {wrong[0]} run: {WHY[wrong[0]]}") if wrong else RIGHT

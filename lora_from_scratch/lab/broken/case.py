@@ -22,7 +22,7 @@ class Seen:
     findings: Sequence[Finding] = ()
     silent: Sequence[Finding] = ()  # of the healthy run: to be empty
     raised: str = ""  # the error that the broken run ends in, if it ends in one
-    elsewhere: str = ""  # what another look says, where these four arguments do not hold it
+    elsewhere: str = ""  # what another look says, where these arguments do not hold it
 
     @property
     def names(self) -> set[str]:
@@ -34,8 +34,9 @@ class Seen:
 class Case:
     """One of the questions. `run(seed)` builds the broken run and its healthy twin.
 
-    `finding` is what `diagnose` should name, or "" with the reason in `unseen`. `slip` is the wrong line, `mend` the
-    right one; `number` says what is measured. `threads` are public reports that were read; `chapter` explains it.
+    `finding` is what `diagnose` should name, or "" with the reason in `unseen`; `compare` is what shows it when it is
+    held beside another. `fault` is False where nothing is wrong at all. `slip` is the wrong line, `mend` the right one;
+    `number` says in few words what is measured. `threads` are public reports that were read; `chapter` explains it.
     """
 
     name: str
@@ -47,6 +48,8 @@ class Case:
     run: Callable[[int], Seen]
     finding: str = ""
     unseen: str = ""
+    compare: str = ""
+    fault: bool = True
     threads: tuple[str, ...] = field(default=())
     chapter: str = ""
 

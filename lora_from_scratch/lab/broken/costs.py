@@ -57,10 +57,11 @@ CASES = (
     Case(
         name="why isn't it faster?",
         group="costs",
+        fault=False,
         asks="LoRA takes as long as full fine-tuning",
         slip="rank 32 at width 32",
         mend="a rank below a third of in · out / (in + out); and a step is not made of products alone",
-        number="products of a step, full fine-tuning's = 1",
+        number="products of a step over full fine-tuning's",
         run=not_faster,
         unseen="nothing is wrong with it: it is arithmetic",
         threads=("peft#664", "LoRA#24"),
@@ -69,10 +70,11 @@ CASES = (
     Case(
         name="why does it take as much memory?",
         group="costs",
+        fault=False,
         asks="the card is full all the same",
         slip="a batch of 256, everything kept for backward",
         mend="a smaller batch at once, or checkpointing: LoRA shrinks gradients and optimizer state",
-        number="bytes of a step, full fine-tuning's = 1",
+        number="bytes of a step over full fine-tuning's",
         run=as_much_memory,
         unseen="nothing is wrong with it: it is arithmetic",
         threads=("peft#1514", "LoRA#153", "peft#2196"),
@@ -81,6 +83,7 @@ CASES = (
     Case(
         name="the printed share is wrong",
         group="costs",
+        fault=False,
         asks="trainable%: 0.08 of 10 billion, for a model of 20",
         slip="sum(t.numel() for t in tensors) over a base in 4 bits",
         mend="count_parameters(model), which counts weights and not bytes",

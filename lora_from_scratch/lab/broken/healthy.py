@@ -1,111 +1,64 @@
-"""Runs that are well, of every kind: on none of them may `diagnose` say a word."""
+"""Runs that are well, each name a kind: what `diagnose` says of one is a false alarm.
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+Among them stand the mended twins of broken runs, and every false alarm that a reader has found, whether or not a rule
+could be mended for it. How they are built stands in well.py.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from lora_from_scratch import PagedAdamW, loraplus_param_groups, merge_adapters, quantize_model
+from lora_from_scratch import merge_adapters, quantize_model
 from lora_from_scratch.diagnose import Finding, diagnose
 from lora_from_scratch.inject import is_adapter
-from lora_from_scratch.lab.answers import answer_loss
-from lora_from_scratch.lab.begin import start_from_lost
-from lora_from_scratch.lab.broken import world
+from lora_from_scratch.lab.broken import lost, well, world
 from lora_from_scratch.lab.broken.nothing import checkpointed
-from lora_from_scratch.lab.llama import TinyLlama
 
 IDS = torch.tensor([list(e.ids[:4]) for e in world.lesson()])  # (24, 4): a batch at use
 
-
-@dataclass(frozen=True)
-class Run:
-    """A model to train, and its optimizer."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-
-
-def _run(model: nn.Module, rate: float = world.RATE) -> Run:
-    return Run(model, world.optimizer_of(model, rate))
-
-
-def _other_base(seed: int, **sizes: object) -> TinyLlama:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return TinyLlama(replace(world.SIZES, **sizes))
-
-
-def _loraplus(seed: int) -> Run:
-    model = world.adapted(seed)
-    return Run(model, torch.optim.AdamW(loraplus_param_groups(model, lr=1e-3, ratio=16)))
-
-
-def _paged(seed: int) -> Run:
-    model = world.adapted(seed)
-    return Run(model, PagedAdamW([p for p in model.parameters() if p.requires_grad], lr=world.RATE))
-
-
-def _warmed_up(seed: int) -> Run:
-    """A rate that begins at zero: nothing moves in the first step."""
-    run = _run(world.adapted(seed))
-    torch.optim.lr_scheduler.LambdaLR(run.optimizer, lambda step: step / 50)
-    return run
-
-
-def _embedding_lets_through(seed: int) -> Run:
-    """The reentrant checkpoint as it works: the embedding's output asks for a gradient."""
-    model = checkpointed(world.adapted(seed), reentrant=True)
-    model.model.embed_tokens.register_forward_hook(lambda module, args, out: out.requires_grad_(True))
-    return _run(model)
-
-
-def _loftq(seed: int) -> Run:
-    """B not zero at the start, and rightly so: s B A is what quantization lost."""
-    whole, model = world.base(seed), world.adapted(seed, over=quantize_model(world.base(seed)))
-    for name, layer in [(n, m) for n, m in model.named_modules() if is_adapter(m)]:
-        start_from_lost(layer, whole.get_submodule(name).weight.detach())
-    return _run(model)
-
-
-def _a_zero(seed: int) -> Run:
-    """A zero and B drawn at random: the update starts at zero all the same."""
-    model = world.adapted(seed)
-    draw = torch.Generator().manual_seed(seed)
-    for layer in filter(is_adapter, model.modules()):
-        nn.init.zeros_(layer.A), nn.init.normal_(layer.B, std=0.5, generator=draw)
-    return _run(model)
-
-
-def _with(**changes: object) -> Callable[[int], Run]:
-    return lambda seed: _run(world.adapted(seed, replace(world.CONFIG, **changes)))
-
-
-TRAINING: dict[str, Callable[[int], Run]] = {
-    "LoRA": lambda seed: _run(world.adapted(seed)),
-    "rank 1": _with(rank=1),
-    "rank 64": _with(rank=64),
-    "rsLoRA": _with(rslora=True),
-    "DoRA": _with(dora=True),
-    "with dropout": _with(dropout=0.1),
-    "q and v alone": _with(targets=["q_proj", "v_proj"]),
-    "LoRA+": _loraplus,
-    "paged optimizer": _paged,
-    "over NF4": lambda seed: _run(world.adapted(seed, over=quantize_model(world.base(seed)))),
-    "DoRA over NF4": lambda seed: _run(
+TRAINING: dict[str, Callable[[int], well.Run]] = {
+    "LoRA": lambda seed: well.run(world.adapted(seed)),
+    "rank 1": well.changed(rank=1),
+    "rank 64": well.changed(rank=64),
+    "rsLoRA": well.changed(rslora=True),
+    "DoRA": well.changed(dora=True),
+    "with dropout": well.changed(dropout=0.1),
+    "q and v alone": well.changed(targets=["q_proj", "v_proj"]),
+    "LoRA+": well.loraplus,
+    "paged optimizer": well.paged,
+    "over NF4": lambda seed: well.run(world.adapted(seed, over=quantize_model(world.base(seed)))),
+    "DoRA over NF4": lambda seed: well.run(
         world.adapted(seed, replace(world.CONFIG, dora=True), quantize_model(world.base(seed), double=False))
     ),
-    "over bfloat16": lambda seed: _run(world.adapted(seed, over=world.base(seed).bfloat16())),
-    "over float16": lambda seed: _run(world.adapted(seed, over=world.base(seed).half())),
-    "tied embeddings": lambda seed: _run(world.adapted(seed, over=_other_base(seed, tie_word_embeddings=True))),
-    "grouped heads": lambda seed: _run(world.adapted(seed, over=_other_base(seed, num_key_value_heads=1))),
-    "checkpointed": lambda seed: _run(checkpointed(world.adapted(seed), reentrant=False)),
-    "checkpointed, reentrant": _embedding_lets_through,
-    "a rate warmed up": _warmed_up,
-    "a start from what was lost": _loftq,
-    "A zero, B random": _a_zero,
-    "all weights, a low rate": lambda seed: _run(world.base(seed), 1e-5),
-    "merged, all weights trained on": lambda seed: _run(merge_adapters(world.taught(seed)).requires_grad_(True), 1e-5),
+    "over bfloat16": lambda seed: well.run(world.adapted(seed, over=world.base(seed).bfloat16())),
+    "over float16": lambda seed: well.run(world.adapted(seed, over=world.base(seed).half())),
+    "tied embeddings": lambda seed: well.run(world.adapted(seed, over=well.other_base(seed, tie_word_embeddings=True))),
+    "grouped heads": lambda seed: well.run(world.adapted(seed, over=well.other_base(seed, num_key_value_heads=1))),
+    "checkpointed": lambda seed: well.run(checkpointed(world.adapted(seed), reentrant=False)),
+    "checkpointed, reentrant": well.embedding_lets_through,
+    "a rate warmed up": well.scheduled(lambda step: step / 50),
+    "ten steps of rate zero first": well.scheduled(lambda step: float(step >= 10)),
+    "a low rate, many steps to come": lambda seed: well.run(world.adapted(seed), 1e-4),
+    "a start from what was lost": well.loftq,
+    "A zero, B random": well.a_zero,
+    "all weights, a low rate": lambda seed: well.run(world.base(seed), 1e-5),
+    "merged, all weights trained on": lambda seed: well.run(
+        merge_adapters(world.taught(seed)).requires_grad_(True), 1e-5
+    ),
+    "an embedding trained and saved": well.trained_beside("model.embed_tokens.weight"),
+    "a norm trained and saved": well.trained_beside("model.norm.weight"),
+    "a head trained and saved": well.with_head(True),
+    "a head frozen, and saved": well.with_head(False),
+    "layers added later": well.more_layers,
+    "an expert that no token reaches": lambda seed: well.run(well.unreached(world.adapted(seed))),
+    "in float16, SGD": well.in_float16(lambda numbers: torch.optim.SGD(numbers, 0.05)),
+    "in float16, Adam's eps 1e-4": well.in_float16(lambda numbers: torch.optim.AdamW(numbers, 1e-2, eps=1e-4)),
+    "in float16, a fused Adam": well.in_float16(lambda numbers: torch.optim.AdamW(numbers, 1e-2, fused=True)),
+    "A frozen": well.a_frozen,
+    "a loss of two passes": lambda seed: well.run(world.adapted(seed), loss=well.preferred),
+    "two halves of a batch": lambda seed: well.run(world.adapted(seed), loss=well.in_halves),
 }
 AT_USE: dict[str, Callable[[int], nn.Module]] = {
     "the base": lambda seed: world.base(seed).eval(),
@@ -114,23 +67,39 @@ AT_USE: dict[str, Callable[[int], nn.Module]] = {
     "trained, without dropout, in train mode": lambda seed: world.taught(seed).train(),
     "merged": lambda seed: merge_adapters(world.taught(seed)).eval(),
     "in 4 bits": lambda seed: quantize_model(world.base(seed)).eval(),
+    "the base in float16": lambda seed: world.base(seed).half().eval(),
+    "trained, in float16": lambda seed: world.taught(seed).half().eval(),
+    "fresh, as a baseline": lambda seed: world.adapted(seed).eval(),
+    "fresh and frozen, as a baseline": lambda seed: world.adapted(seed).eval().requires_grad_(False),
+    "switched off, as a baseline": well.switched_off,
+    "with an expert that no token reached": lambda seed: well.unreached(world.taught(seed)).eval(),
 }
 
 
-def said(seed: int = 0) -> Iterator[tuple[str, list[Finding]]]:
-    """(which run, and when; what diagnose says of it): each before a step, after one, after five, and without an
-    optimizer; trained ones taken up again; and models at use."""
-    lesson = world.lesson()
-    for name, make in TRAINING.items():
+def said(
+    seed: int = 0, training: Mapping[str, Callable] = TRAINING, at_use: Mapping[str, Callable] = AT_USE
+) -> Iterator[tuple[str, str, list[Finding]]]:
+    """(which kind, when, what diagnose says of it): each before a step, after one, after five, and without an
+    optimizer; trained ones taken up again; and models at use. Each is asked with what it saves, and without.
+    """
+    for name, make in training.items():
         run = make(seed)
-        yield f"{name}, as it is", diagnose(run.model)
+        yield name, "as it is", diagnose(run.model)
         for steps in (0, 1, 4):
-            if steps:
-                world.train(run.model, lesson, steps=steps, seed=seed, optimizer=run.optimizer)
-            yield f"{name}, {steps} more steps", diagnose(run.model, run.optimizer, lesson, answer_loss)
-        yield f"{name}, taken up again", diagnose(run.model, world.optimizer_of(run.model), lesson, answer_loss)
-        yield f"{name}, measured", diagnose(run.model.eval(), batch=lesson, loss=answer_loss)
-    for name, make in AT_USE.items():
+            for _ in range(steps):
+                run.step()
+            for saved in (None, _file(run.model, run.beside)):
+                found = diagnose(run.model, run.optimizer, run.batch, run.loss, saved)
+                yield name, f"{steps} more steps, a file: {saved is not None}", found
+        yield name, "taken up again", diagnose(run.model, run.anew(run.model), run.batch, run.loss)
+        yield name, "measured", diagnose(run.model.eval(), batch=run.batch, loss=run.loss)
+    for name, make in at_use.items():
         model = make(seed)
-        yield f"{name}, as it is", diagnose(model)
-        yield f"{name}, at use", diagnose(model, batch=IDS)
+        yield name, "as it is", diagnose(model)
+        for saved in (None, _file(model)):
+            yield name, f"at use, a file: {saved is not None}", diagnose(model, batch=IDS, saved=saved)
+
+
+def _file(model: nn.Module, beside: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """What the run saves: A and B, and what it keeps beside; of a model without adapters, all of it."""
+    return lost.file_of(model, beside) if any(map(is_adapter, model.modules())) else model.state_dict()

@@ -82,6 +82,7 @@ def refused_by_a_server(seed: int) -> Seen:
 
 
 PLAIN = "a merged layer is a layer like any other: what was added to it, and what was rounded off, is not in it"
+GRID = "merged in place by PEFT, it is seen; a layer that was merged and then quantized has no mark of it"
 CASES = (
     Case(
         name="merged into 4 bits",
@@ -91,7 +92,8 @@ CASES = (
         mend="merge into 16 or 32 bits, or keep the adapter beside its base",
         number="share of the gain that is left",
         run=merged_into_four_bits,
-        unseen=PLAIN,
+        unseen=GRID,
+        compare="one batch, before and after",
         threads=("mlx-tune#15", "peft#2321", "peft#1043"),
         chapter="05",
     ),
@@ -104,6 +106,7 @@ CASES = (
         number="loss of the trained adapter",
         run=on_another_base,
         unseen="an adapter says which shapes it fits, and not which weights",
+        compare="one batch, there and here",
         threads=("unsloth-zoo#810", "punica#3"),
         chapter="05",
     ),
@@ -114,6 +117,7 @@ CASES = (
         slip="compared in bfloat16",
         mend="compare in float32: it is a rounding step of the format",
         number="largest difference of the logits",
+        fault=False,
         run=merged_and_unmerged,
         unseen=PLAIN,
         threads=("peft#2502", "peft#1388"),
@@ -137,7 +141,7 @@ CASES = (
         asks="LoRA rank 32 is greater than max_lora_rank 16",
         slip="rank 32, for a server that was started with its defaults",
         mend="--max-lora-rank 32; or merge",
-        number="rank of the adapter, where the server has room for 16",
+        number="rank (the server has room for 16)",
         run=refused_by_a_server,
         unseen="a server's limits are not the run's: they are asked of the folder (folder.py)",
         threads=("vllm#2847", "vllm#9280"),

@@ -65,8 +65,10 @@ def optimizer_before_adapters(seed: int) -> Seen:
     model = world.adapted(seed, over=model)
     said = diagnose(model, optimizer, world.lesson(), answer_loss)
     world.train(model, world.lesson(), seed=seed, optimizer=optimizer)
-    healthy, lesson = world.taught(seed), world.lesson()
-    fine = diagnose(healthy, world.optimizer_of(healthy), lesson, answer_loss)
+    healthy, lesson = world.adapted(seed), world.lesson()
+    last = world.optimizer_of(healthy)
+    fine = diagnose(healthy, last, lesson, answer_loss)
+    world.train(healthy, lesson, seed=seed, optimizer=last)
     return Seen(world.loss_on(model, lesson), world.loss_on(healthy, lesson), said, fine)
 
 

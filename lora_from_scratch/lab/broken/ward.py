@@ -1,4 +1,4 @@
-"""All broken runs by name, and the questions that they answer: two have two runs."""
+"""All broken runs by name, and the questions that they answer: two have two runs. Five are without a fault."""
 
 import textwrap
 
@@ -17,21 +17,18 @@ QUESTIONS: dict[str, list[Case]] = {
     for name, case in CASES.items()
     if name not in TWICE
 }
-COUNTED = {  # runs whose number is a count or a setting, the same whatever is learnt
-    "nothing is trainable", "checkpointing before a frozen embedding", "the file holds no weights",
-    "the server refuses it", "why isn't it faster?", "why does it take as much memory?", "the printed share is wrong",
-}  # fmt: skip
 
 
 def told(case: Case, seen: Seen) -> str:
     """A case as a chapter prints it: the wrong line, the number, what sees it, the mend, where to read on."""
-    numbers = " broken, ".join(map(_short, (seen.broken, seen.healthy)))
+    numbers = ", its twin ".join(map(_short, (seen.broken, seen.healthy)))
     lines = [
         ("wrong", case.slip),
-        ("number", f"{case.number}: {numbers} where it is well"),
+        ("number", f"{case.number}: {numbers}"),
         ("raises", seen.raised),
         *[("diagnose", str(finding)) for finding in seen.findings],
         ("diagnose", "" if seen.findings else f"says nothing: {case.unseen}"),
+        ("compare", case.compare),
         ("folder", " ".join(seen.elsewhere.split())),
         ("mend", f"{case.mend} (chapter {case.chapter})"),
     ]

@@ -58,50 +58,41 @@ def loss_on_the_prompt(model: nn.Module, examples: Sequence[Example]) -> Tensor:
     return answer_loss(model, [replace(e, start=1) for e in examples])
 
 
-def _with_loss(seed: int, wrong: world.Loss, right: world.Loss, measure: Callable[[nn.Module], float]) -> Seen:
-    """A run with a wrong loss beside the healthy one, whose loss is `right`."""
-    model, lesson = world.adapted(seed), world.lesson()
-    said = [diagnose(model, world.optimizer_of(model), lesson, loss) for loss in (wrong, right)]
-    world.train(model, lesson, seed=seed, loss=wrong)
-    return Seen(measure(model), measure(world.taught(seed)), said[0], said[1])
+def _with_loss(
+    seed: int, wrong: world.Loss, right: world.Loss, measure: Callable[[nn.Module, world.Loss], float]
+) -> Seen:
+    """A run with a wrong loss beside the mended one, whose loss is `right`."""
+    ends, said = [], []
+    for loss in (wrong, right):
+        model = world.adapted(seed)
+        said.append(diagnose(model, world.optimizer_of(model), world.lesson(), loss))
+        world.train(model, world.lesson(), seed=seed, loss=loss)
+        ends.append(measure(model, loss))
+    return Seen(ends[0], ends[1], said[0], said[1])
 
 
 def pad_is_the_end(seed: int) -> Seen:
     """The padding is made of end tokens and masked by its id, so the true end is masked with it."""
-    stops = lambda model: sum(a[-1] == world.END for a in world.answers(model)) / world.LETTERS  # noqa: E731
+    stops = lambda model, loss: sum(a[-1] == world.END for a in world.answers(model)) / world.LETTERS  # noqa: E731
     return _with_loss(seed, loss_padded_with(world.END), loss_padded_with(world.END + 1), stops)
 
 
 def one_token_too_far(seed: int) -> Seen:
     """Every token of the answer is learnt but the first."""
-    return _with_loss(seed, loss_one_too_far, answer_loss, world.exact)
+    return _with_loss(seed, loss_one_too_far, answer_loss, lambda model, loss: world.exact(model))
 
 
 def prompt_learnt(seed: int) -> Seen:
     """The loss that is printed holds the prompt's: a letter that nobody can know, log 24 nats."""
-    model, lesson, losses = world.adapted(seed), world.lesson(), (loss_on_the_prompt, answer_loss)
-    said = [diagnose(model, world.optimizer_of(model), lesson, loss) for loss in losses]
-    world.train(model, lesson, seed=seed, loss=loss_on_the_prompt)
-    with torch.no_grad():
-        return Seen(*(loss(model, lesson).item() for loss in losses), *said)
+    printed = lambda model, loss: loss(model, world.lesson()).item()  # noqa: E731
+    return _with_loss(seed, loss_on_the_prompt, answer_loss, printed)
 
 
 def another_template(seed: int) -> Seen:
     """The right model, asked under the mark <a> where it was taught under <c>."""
-    model = world.taught(seed)
-    said = diagnose(model.eval(), batch=torch.tensor([[world.A, x] for x in range(world.LETTERS)]))
-    return Seen(world.exact(model, world.A), world.exact(model), said)
-
-
-def alpha_raised_with_the_rank(seed: int) -> Seen:
-    """Rank 64 in place of 4, and alpha raised with it, at the rate that was right: the same s at 16 times the rank."""
-    ends, said = [], []
-    for alpha in (16 * world.CONFIG.alpha, world.CONFIG.alpha):
-        model = world.adapted(seed, replace(world.CONFIG, rank=64, alpha=alpha))
-        said.append(diagnose(model, world.optimizer_of(model), world.lesson(), answer_loss))
-        world.train(model, world.lesson(), seed=seed)
-        ends.append(world.loss_on(model, world.lesson()))
-    return Seen(ends[0], ends[1], said[0], said[1])
+    model, marks = world.taught(seed).eval(), (world.A, world.C)
+    said = [diagnose(model, batch=torch.tensor([[mark, x] for x in range(world.LETTERS)])) for mark in marks]
+    return Seen(*(world.exact(model, mark) for mark in marks), *said)
 
 
 CASES = (
@@ -111,7 +102,7 @@ CASES = (
         asks="it was fine in training, and the saved adapter is bad",
         slip="add_adapters(model, config); model.requires_grad_(True)",
         mend="freeze the base; what it learns is in no adapter's file",
-        number="loss of the saved adapter on the base as it was",
+        number="loss of the saved adapter on its base",
         run=base_not_frozen,
         finding="the base is not frozen",
         threads=("aurora#167", "mlx-vlm#2178"),
@@ -147,7 +138,7 @@ CASES = (
         asks="the loss stays high, and the answers are right",
         slip="labels = ids, the prompt's among them",
         mend="labels[:start] = -100",
-        number="loss that is printed, and the answers' part of it",
+        number="loss that is printed",
         run=prompt_learnt,
         finding="the loss counts the prompt",
         threads=("trl#3279",),
@@ -162,19 +153,8 @@ CASES = (
         number="answers exact",
         run=another_template,
         unseen="a prompt is a list of ids like any other: which ones training used stands nowhere in the model",
+        compare="the prompt of training and the prompt of use, as ids",
         threads=("litgpt#686", "ChatGLM2-6B#571", "souprise#17"),
         chapter="12",
-    ),
-    Case(
-        name="alpha and the rank",
-        group="wrong",
-        asks="should alpha be twice the rank?",
-        slip="rank 4 -> 64 and alpha 16 -> 256, at the same rate",
-        mend="keep alpha, or tune the rate again",
-        number="loss after the lesson",
-        run=alpha_raised_with_the_rank,
-        unseen="any pair of rank and alpha is right at some rate, and the last run's pair is not in this one",
-        threads=("unsloth#1304", "airoboros#36"),
-        chapter="07",
     ),
 )
