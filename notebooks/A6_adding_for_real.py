@@ -441,9 +441,9 @@ print(stats.table(["row", "tiny", "real", "tiny says", "real says", "so"], rows)
 # **What a sum keeps.** In the mean of the two tasks {A6.keeps.shown} of what each adapter gained alone, where the tiny
 # model's two pairs kept 0.70 and 0.55. Records pay next to nothing: of the right fields the sum has all that shows. (Of
 # 24 records hardly one is exact in any model, so exact answers say nothing here.) Documents pay: half of their gain is
-# gone. A part of that is the weight alone, as the line *w of its own* shows. One adapter that has read both keeps nearly
-# everything, and the sum ends {A6.beats_mixing.shown} nats above it; its rate was the lowest of three that were tied, so
-# a better control could only widen that.
+# gone. A part of that is the weight alone, as the line *w of its own* shows. One adapter that has read both keeps
+# nearly everything, and the sum ends {A6.beats_mixing.shown} nats above it; its rate was the lowest of three that were
+# tied, so a better control could only widen that.
 
 # %% [markdown] rests_on="A6.ties_better=not reproduced, A6.compressed=holds, A6.crossed=does not hold"
 # **Ways to merge.** At its own weight each does about as well as the plain sum. TIES is not better. A cut back to rank
