@@ -88,8 +88,9 @@ def batch_steps(model: nn.Module, adapters: int, rank: int, tokens: int) -> dict
         "base": lambda: model(ids),
     }
     steps = {name: torch.no_grad()(way) for name, way in ways.items()}
-    for name in ("PEFT", "loop"):
-        torch.testing.assert_close(steps["bank"](), steps[name](), rtol=1e-3, atol=1e-3)
+    ours = steps["bank"]()
+    for name in ("PEFT", "loop"):  # float32 sums in another order: to 1e-4 of the largest logit
+        torch.testing.assert_close(ours, steps[name](), rtol=0, atol=1e-4 * ours.abs().max().item())
     return steps
 
 

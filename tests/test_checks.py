@@ -1535,6 +1535,24 @@ ANSWERS += [
 ]
 
 
+# Appendix A6
+
+ANSWERS += [
+    ("A6", "check_kept", (93.33, 80), "Right"),
+    ("A6", "check_kept", ["93.3", torch.tensor(80.0)], "Right"),
+    ("A6", "check_kept", (0.933, 0.8), "in percent"),
+    ("A6", "check_kept", (80, 93.3), "other way round"),
+    ("A6", "check_kept", (93.3, 20), "that is what is lost"),
+    ("A6", "check_kept", (93.3, 40), "not by the base"),
+    ("A6", "check_kept", (93.3, 26.7), "not by its accuracy"),
+    ("A6", "check_kept", (93.3, 24), "divide them by the points"),
+    ("A6", "check_kept", (93.3, 50), "from the base, how far"),
+    ("A6", "check_kept", (107.1, 80), "over that of the adapter alone"),
+    ("A6", "check_kept", (0, 0), "two numbers"),
+    ("A6", "check_kept", 80, "two numbers"),
+]
+
+
 # Appendix A1
 
 

@@ -49,6 +49,7 @@ PARTS = {  # part: {chapter: (its title, its question)}
     "More than one": {
         "18": ("Adding adapters", "Is a sum of two adapters as good as one that learnt both tasks?"),
         "19": ("Serving many adapters", "Thirty adapters in one batch: what do memory and clock say?"),
+        "A6": ("Adding for real", "Do the adapters of a real model add up?"),
         "A5": ("More than one process", "What is shared out, and what travels?"),
     },
     "At work": {
