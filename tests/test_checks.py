@@ -1546,6 +1546,7 @@ ANSWERS += [
     ("A6", "check_kept", (93.3, 40), "not by the base"),
     ("A6", "check_kept", (93.3, 26.7), "not by its accuracy"),
     ("A6", "check_kept", (93.3, 24), "divide them by the points"),
+    ("A6", "check_kept", (93.3, 93.3), "the ratio once more"),
     ("A6", "check_kept", (93.3, 50), "from the base, how far"),
     ("A6", "check_kept", (107.1, 80), "over that of the adapter alone"),
     ("A6", "check_kept", (0, 0), "two numbers"),

@@ -26,6 +26,7 @@ def check_kept(answer) -> str:
         "the share of the gain: divide by what the adapter has gained, not by its accuracy": 100
         * (MERGED - BASE)
         / OWN,
+        "the share of the gain: that is the ratio once more": 100 * MERGED / OWN,
         "the share of the gain: those are points; divide them by the points that were gained": MERGED - BASE,
     }
     for words, way in ways.items():
