@@ -29,7 +29,8 @@ from lora_from_scratch.analysis.advise import ROOM, advise
 from lora_from_scratch.analysis.counting import ALL_LINEAR, MODELS, Transformer, lora_parameters
 from lora_from_scratch.analysis.memory import FLOAT32
 from lora_from_scratch.book import evidence, guide, here, paragraphs, stats
-from lora_from_scratch.book.advices import ADVICES, ARTICLE
+from lora_from_scratch.book.advices import ADVICES
+from lora_from_scratch.book.article import ARTICLE
 from lora_from_scratch.book.figures import ch21 as figures
 from lora_from_scratch.book.results import Results
 from lora_from_scratch.book.verdicts import AtLeast, AtMost, Identity

@@ -9,7 +9,8 @@ import pytest
 
 from lora_from_scratch.analysis import advise
 from lora_from_scratch.book import agree, guide, paragraphs
-from lora_from_scratch.book.advices import ADVICES, ARTICLE, Advice
+from lora_from_scratch.book.advices import ADVICES, Advice
+from lora_from_scratch.book.article import ARTICLE
 from lora_from_scratch.lab.cache import ROOT
 
 ROWS = paragraphs.committed(ROOT / "figures" / "full")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from lora_from_scratch.analysis import advise
 from lora_from_scratch.book import paragraphs
-from lora_from_scratch.book.advices import ADVICES, ARTICLE
+from lora_from_scratch.book.advices import ADVICES
+from lora_from_scratch.book.article import ARTICLE
 from lora_from_scratch.book.guide import OPEN
 
 CHAPTER = "21_choosing"

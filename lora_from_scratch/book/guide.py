@@ -9,7 +9,8 @@ from pathlib import Path
 
 from lora_from_scratch.analysis import advise
 from lora_from_scratch.book import paragraphs
-from lora_from_scratch.book.advices import ADVICES, ARTICLE, Advice
+from lora_from_scratch.book.advices import ADVICES, Advice
+from lora_from_scratch.book.article import ARTICLE
 from lora_from_scratch.lab.cache import ROOT, save_atomically
 
 NAME = "figures/GUIDE.md"
