@@ -78,10 +78,8 @@ for name, verdict in says.items():
 
 # %%
 for advice in ADVICES:
-    names = list(paragraphs.rests_on(advice.rests_on))
-    print(
-        f"{advice.question}\n    {advice.do}\n    how sure: {standing.sureness([evidence.row_of(name, rows) for name in names])}"
-    )
+    named = [evidence.row_of(name, rows) for name in paragraphs.rests_on(advice.rests_on)]
+    print(f"{advice.question}\n    {advice.do}\n    how sure: {standing.sureness(named)}")
 
 # %% [markdown]
 # And the same as a picture: a mark for each row, in the column of the model on which it is settled.
@@ -101,14 +99,12 @@ results.figure(
     + "; ".join(f"{q} {', '.join(f'{len(v)} {p}' for p, v in by.items() if v) or 'none'}" for q, by in stands.items()),
 )
 print(", ".join(f"{place}: {totals[place]}" for place in evidence.PLACES))
-print(
-    f"{len(settled)} of {len(ADVICES)} questions stand on settled rows only, of those that their author named: {' '.join(settled)}"
-)
+print(f"{len(settled)} of {len(ADVICES)} stand on settled rows only, of those their author named: {' '.join(settled)}")
 
 # %% [markdown]
 # Read the picture by lines. A grey ring is an open row: it was asked, and is not settled, by too few seeds, by a grid
-# too coarse, in some parts, or because chance passes too. Rings are no evidence that it does not matter. A line with marks in the second column only speaks of a model of less than a million
-# weights.
+# too coarse, in some parts, or because chance passes too. Rings are no evidence that it does not matter. A line with
+# marks in the second column only speaks of a model of less than a million weights.
 #
 # ## One question closely
 #
@@ -169,9 +165,9 @@ print(f"{2 * len({name for name, _ in evidence.named()})} changes planted")
 results.record(evidence=evidence.fingerprint(rows))
 
 # %% [markdown]
-# A check that looks at open rows only, or at rows of one chapter, fails this at once. What it cannot see: another number
-# under the same verdict (the guide prints it anew, and this chapter's mark asks for a new run, but no advice is read
-# again); a row that nobody named; and a sentence that its rows never bore. That takes a reader.
+# A check that looks at open rows only, or at rows of one chapter, fails this at once. What it cannot see: another
+# number under the same verdict (the guide prints it anew, and this chapter's mark asks for a new run, but no advice is
+# read again); a row that nobody named; and a sentence that its rows never bore. That takes a reader.
 #
 # ## Beside the article
 #
@@ -213,9 +209,9 @@ by_hand.measure(plan.need - need)
 print(advise(MODELS["LLaMA-7B"], memory=24e9, tokens=16 * 512))
 
 # %% [markdown]
-# It takes the first that fits of: LoRA with all tokens at once; split into smaller batches whose
-# gradients are summed up; one of these checkpointed; QLoRA in the same order. What costs no pass comes first, then what costs a forward pass, then
-# what costs some loss (05.recovers).
+# It takes the first that fits of: LoRA with all tokens at once; split into smaller batches whose gradients are summed
+# up; one of these checkpointed; QLoRA in the same order. What costs no pass comes first, then what costs a forward
+# pass, then what costs some loss (05.recovers).
 #
 # ## Three machines
 #
@@ -301,16 +297,16 @@ results.figure(
 # The calculator's bytes are worth what they are beside measured ones. There are thirteen committed peaks of LoRA and
 # QLoRA: eight of chapter 06 (bytes alive in the second step, two vocabularies, checkpointed or not), four of chapter 12
 # (what a process took for SmolLM2) and one of A2 (LLaMA-7B in bfloat16 on fake tensors). Left out: four more of A2,
-# which it keeps as shares of its plan alone (A2.plan_close: off by 6.3 %, too much), TinyLlama there, and DoRA, which is
-# not planned: a plan of LoRA is a fifth too little for it in chapter 12. Two rows. **close**: what it sums up is within 10 % of the peak.
-# **enough**: what it says to plan with, the tenth included, is never too little. The null is what one might leave out:
-# the logits' term. A rule of thumb, 4 bytes a weight, is in the table.
+# which it keeps as shares of its plan alone (A2.plan_close: off by 6.3 %, too much), TinyLlama there, and DoRA, which
+# is not planned: a plan of LoRA is a fifth too little for it in chapter 12. Two rows. **close**: what it sums up is
+# within 10 % of the peak. **enough**: what it says to plan with, the tenth included, is never too little. The null is
+# what one might leave out: the logits' term. A rule of thumb, 4 bytes a weight, is in the table.
 
 # %%
 where = {"model": "tiny Llama, SmolLM2-135M, LLaMA-7B", "width": "128, 576, 4096", "precision": "float32, bfloat16"}
 close = results.finding(
     "close",
-    says="advise's sum is within 10 % of the committed peaks of LoRA and QLoRA, chapters 06, 12, A2: the most it is off",
+    says="advise's sum is within 10 % of committed peaks of LoRA and QLoRA, chapters 06, 12, A2: the most it is off",
     test=AtMost(0.10, "the room that advise leaves on top"),
     scope=where,
     asks_again="06.plan",
@@ -431,9 +427,9 @@ print(
 # - Anything of your model. The rows are of a tiny Llama and of one pretrained model of 135 million weights, on made-up
 #   tasks and documentation. For a model of billions they say where to begin a comparison.
 # - How large an open effect is: an open row of three seeds excludes little.
-# - What memory a GPU's allocator and kernels take beyond the count. The peaks of 06 and 12 are of a CPU in float32, those of A2 of fake tensors. The plans
-#   above are in bfloat16 and NF4, for which chapter 06 has counts and not peaks. Try two steps before you trust a night
-#   to it; the second step is the one that needs most.
+# - What memory a GPU's allocator and kernels take beyond the count. The peaks of 06 and 12 are of a CPU in float32,
+#   those of A2 of fake tensors. The plans above are in bfloat16 and NF4, for which chapter 06 has counts and not peaks.
+#   Try two steps before you trust a night to it; the second step is the one that needs most.
 # - Which batch learns best. Nothing here has compared batches, and the calculator splits one for its memory alone.
 #
 # ## Exercises
@@ -457,10 +453,10 @@ print(check.check_row(my_row))
 #
 # The other merge rows are of adapters over a base that was not in NF4. There the merge is exact, or loses what 16 bits
 # cannot hold. Here the base itself changes under the adapter: it was trained beside the rounding errors of NF4, and
-# after the merge they are gone. On all seeds that made the model worse, past the margin. It is open because a blind move
-# of the same size costs as much: so it is not shown that the adapter had learnt to make up for NF4's errors. What to do
-# is less open: merge into the NF4 weights, written out in 16 bits (chapter 05 lost nothing that shows by that), do not
-# quantize again, and measure on your held-out data.
+# after the merge they are gone. On all seeds that made the model worse, past the margin. It is open because a blind
+# move of the same size costs as much: so it is not shown that the adapter had learnt to make up for NF4's errors. What
+# to do is less open: merge into the NF4 weights, written out in 16 bits (chapter 05 lost nothing that shows by that),
+# do not quantize again, and measure on your held-out data.
 #
 # </details>
 #

@@ -9,7 +9,8 @@ allocator. The first of these that fits is taken:
     →  QLoRA, in the same order
 
 So what costs no pass comes before what costs a forward pass, and 16 bits before 4, which cost some loss (row
-05.recovers). DoRA is not planned: it keeps more than LoRA does. A count says what fits, not what learns best: that is in figures/GUIDE.md, whose rows the reasons name.
+05.recovers). DoRA is not planned: it keeps more than LoRA does. A count says what fits, not what learns best: that is
+in figures/GUIDE.md, whose rows the reasons name.
 """
 
 from collections.abc import Iterable, Iterator

@@ -43,7 +43,7 @@ def stands_on(rests_on: str, rows: paragraphs.Committed) -> dict[str, list[str]]
 
 
 def fingerprint(rows: paragraphs.Committed) -> str:
-    """A hash of the rows that the guide rests on, as said and as they are: sentences, scopes, verdicts, numbers shown."""
+    """A hash of the rows that the guide rests on, as said and as they are: all that is shown of them."""
     read = [
         [name, said, *(row_of(name, rows)[key] for key in ("says", "scope", "verdict", "shown"))]
         for name, said in sorted(set(named()))

@@ -15,14 +15,14 @@ from lora_from_scratch.book.standing import sureness
 from lora_from_scratch.lab.cache import ROOT, save_atomically
 
 NAME = "figures/GUIDE.md"
-SCOPE = ("model", "task", "rank", "ranks", "rate", "rates", "method", "full", "machine", "setting", "seeds", "bases")
+SCOPE = "model task rank ranks rate rates method full machine setting seeds bases".split()
 HEAD = """\
 # Choosing
 
 Each advice rests on rows of [the ledger](LEDGER.md), which it names with their verdicts; its numbers are theirs. When
 a verdict changes, the check of the repository fails until the advice has been read again. They speak of a tiny Llama
-and of one pretrained model of 135 million weights, on made-up tasks and documentation. For another model they are where to
-begin a comparison, and no more.
+and of one pretrained model of 135 million weights, on made-up tasks and documentation. For another model they are
+where to begin a comparison, and no more.
 
 *How sure* counts the rows that the author of the advice named, and no others: on which models they are settled, and why
 the rest is open. A row is open where its interval touches the line of its test, where some of its parts are, or where

@@ -12,7 +12,7 @@ LINE, PARTS, CHANCE = "the interval touches the line", "parts differ or are open
 
 
 def place(row: dict) -> str:
-    """Where a row is settled: one of PLACES. A row of sizes or of algebra alone, whatever it names, is counted, exact."""
+    """Where a row is settled: one of PLACES. A row of sizes or algebra alone is counted, exact."""
     if row["verdict"] == OPEN:
         return "open"
     model = row["scope"].get("model", "")
