@@ -1764,7 +1764,7 @@ ANSWERS += [
     ),
     ("21", "check_stale", the_first_alone, "both rows"),
     ("21", "check_stale", all_rows_gone_through, "under no advice"),
-    ("21", "check_stale", lambda says, rows: list(says), 'compare with ["verdict"]'),
+    ("21", "check_stale", lambda says, rows: list(says), 'compare with rows[name]["verdict"]'),
     (
         "21",
         "check_stale",
