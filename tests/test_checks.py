@@ -1769,7 +1769,7 @@ ANSWERS += [
         "21",
         "check_stale",
         lambda says, rows: [n for n, v in says.items() if rows.get(n) != v],
-        'compare with ["verdict"]',
+        'compare with rows[name]["verdict"]',
     ),
     ("21", "check_gb", float("nan"), "one number"),
     ("21", "check_gb", 14, "2 bytes for a frozen weight"),

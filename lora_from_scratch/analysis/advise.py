@@ -163,14 +163,12 @@ def _check(memory: float, tokens: int, length: int) -> None:
 
 
 def _checked(methods: object) -> list[str]:
-    """The methods as a list."""
     found = [methods] if isinstance(methods, str) else list(methods) if isinstance(methods, Iterable) else None
     if not found:
         raise ValueError(f"methods is {methods!r}; give at least one of lora, qlora, full")
     for method in found:
         if method not in ("lora", "qlora", "full"):
-            why = "; a plan of LoRA is too little for DoRA, by a fifth in chapter 12" if method == "dora" else ""
-            raise ValueError(f"methods has {method!r}; each must be lora, qlora or full{why}")
+            raise ValueError(f"methods has {method!r}; give lora, qlora or full (LoRA's plan is too little for DoRA)")
     return found
 
 

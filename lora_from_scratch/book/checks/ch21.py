@@ -69,9 +69,7 @@ def check_stale(function) -> str:
                 "20.other is under no advice here: go through what the advice says, and not through all rows"
             )
         if found == sorted(set(SAID) - set(wanted)):
-            return not_yet(
-                'these are the rows that agree; or if you give all, compare with rows[name]["verdict"], not with rows[name]'
-            )
+            return not_yet('these are the rows that agree; or, if you give all, compare with rows[name]["verdict"]')
         words = {
             "same": "nothing has changed, and so nothing is to be read again",
             "changed": "13.placement was reproduced and is not settled now: a row that has become open is a change too",
