@@ -1,5 +1,6 @@
 """The calculator: plans by hand arithmetic and against the functions of chapter 06."""
 
+import numpy as np
 import pytest
 
 from lora_from_scratch.analysis.advise import advise
@@ -28,13 +29,13 @@ def test_bytes_by_hand():
     assert (plan.parts.gradients, plan.parts.optimizer, plan.parts.constants) == (4 * adapters, 8 * adapters, 0)
     held = plan.parts.weights + 12 * adapters + plan.parts.activations
     assert plan.need == round(1.1 * (held + 8 * 100 * 64))
-    assert (plan.method, plan.batch, plan.accumulate, plan.checkpoint, plan.alpha) == ("lora", 2, 1, False, 8)
+    assert (plan.method, plan.batch, plan.accumulate, plan.checkpoint, plan.alpha) == ("lora", 2, 1, False, 32)
 
 
 @pytest.mark.parametrize(
     ("method", "batch", "checkpoint"),
-    [("lora", 8, False), ("lora", 8, True), ("lora", 4, True), ("lora", 1, True)]
-    + [("qlora", 8, True), ("qlora", 2, True), ("qlora", 1, True)],
+    [("lora", 8, False), ("lora", 4, False), ("lora", 1, False), ("lora", 1, True)]
+    + [("qlora", 2, False), ("qlora", 1, False), ("qlora", 1, True)],
 )
 def test_exactly_enough_gives_this_plan(method, batch, checkpoint):
     """With the bytes that a plan needs it is taken, and with one less it is not."""
@@ -42,14 +43,14 @@ def test_exactly_enough_gives_this_plan(method, batch, checkpoint):
     plan = advise(LLAMA, memory, 8 * 512)
     assert (plan.method, plan.batch, plan.accumulate, plan.checkpoint) == (method, batch, 8 // batch, checkpoint)
     assert plan.need == memory == plan.memory
-    if (method, batch) == ("qlora", 1):
+    if (method, batch, checkpoint) == ("qlora", 1, True):
         with pytest.raises(ValueError, match=f"need {memory:,} at least"):
             advise(LLAMA, memory - 1, 8 * 512)
         with pytest.raises(ValueError, match=f"need {memory:,} at least"):  # whatever is tried last
             advise(LLAMA, memory - 1, 8 * 512, methods=("qlora", "lora"))
     else:
         less = advise(LLAMA, memory - 1, 8 * 512)
-        assert (less.method, less.batch, less.checkpoint) != (method, batch, checkpoint)
+        assert (less.method, less.batch, less.checkpoint) != (method, batch, checkpoint) and less.need < memory
 
 
 def test_tokens_of_a_step_stay():
@@ -64,7 +65,27 @@ def test_tokens_of_a_step_stay():
 def test_asked_for_method_and_precision():
     """Full fine-tuning is planned where it is asked for, in the precision that is asked for."""
     plan = advise(SMALL, 1e9, 32, length=32, methods=("full",), precision=FLOAT32)
-    assert plan.method == "full" and plan.parts == training_bytes(SMALL, "full", 1, 32, precision=FLOAT32)
+    assert (plan.method, plan.rank, plan.alpha) == ("full", 0, 0)
+    assert "not used" in plan.reasons["rank"] and "13." not in str(plan) and "12." not in str(plan)
+    assert plan.parts == training_bytes(SMALL, "full", 1, 32, precision=FLOAT32)
+
+
+def test_it_is_said_whether_the_count_or_only_the_tenth_does_not_fit():
+    """65B of rank 64 in 48 GB: the tenth is missing, and with a byte below the count all of it."""
+    least = need("qlora", 1, checkpoint=True)
+    with pytest.raises(ValueError, match="only the tenth to spare does not"):
+        advise(LLAMA, least / 1.1 + 1, 512)
+    with pytest.raises(ValueError) as told:
+        advise(LLAMA, least / 1.1 - 2, 512)
+    assert "tenth" not in str(told.value)
+
+
+def test_integers_of_numpy_are_integers():
+    assert advise(SMALL, np.float64(1e9), np.int64(64), np.int32(32), np.int64(4)) == advise(SMALL, 1e9, 64, 32, 4)
+
+
+def test_alpha_stays_when_the_rank_grows():
+    assert advise(SMALL, 1e9, 64, 32, 4).alpha == advise(SMALL, 1e9, 64, 32, 64).alpha
 
 
 @pytest.mark.parametrize(
@@ -76,8 +97,11 @@ def test_asked_for_method_and_precision():
         ({"tokens": 0}, "tokens is 0; it must be an integer"),
         ({"tokens": 1000}, "give a multiple, such as 1024"),
         ({"length": 2.5}, "length is 2.5"),
-        ({"methods": ()}, "methods is empty"),
-        ({"methods": ("dora",)}, "method is 'dora'"),
+        ({"methods": ()}, r"methods is \(\); give at least one"),
+        ({"methods": None}, "methods is None; give at least one"),
+        ({"methods": ("lora", "qlroa")}, "methods has 'qlroa'"),
+        ({"methods": ("dora",)}, "too little for DoRA"),
+        ({"rank": 5000}, "rank is 5000; .* has a side of 4096"),
         ({"rank": 0}, "rank is 0"),
         ({"targets": ["q"]}, "targets is"),
         ({"model_shapes": Transformer(2, 128)}, "mlp"),

@@ -29,8 +29,8 @@ def changed(name: str, **what: str) -> dict:
         ("not settled", "tiny Llama", "open"),
         ("holds", "tiny Llama", "tiny model"),
         ("not reproduced", "SmolLM2-135M-Instruct.Q4_1.gguf", "pretrained model"),
-        ("holds", "", "counted"),
-        ("reproduced", "Llama-2", "counted"),
+        ("holds", "", "counted, exact"),
+        ("reproduced", "Llama-2", "counted, exact"),
     ],
 )
 def test_a_row_stands_where_it_is_settled_and_an_open_one_nowhere(verdict, model, wanted):
@@ -54,6 +54,7 @@ def test_the_fingerprint_changes_with_verdicts_and_numbers_under_the_guide_and_w
     for name in ("13.placement", "02.regret", "12.fits"):  # of an advice, of the article, of the calculator
         assert evidence.fingerprint(changed(name, verdict="another")) != before
         assert evidence.fingerprint(changed(name, shown="0.5")) != before
+        assert evidence.fingerprint(changed(name, says="another sentence")) != before
     other = next(f"{c}.{n}" for c, found in ROWS.items() for n in found if f"{c}.{n}" not in names)
     assert evidence.fingerprint(changed(other, verdict="another")) == before
 

@@ -8,8 +8,9 @@ import shutil
 import pytest
 
 from lora_from_scratch.analysis import advise
-from lora_from_scratch.book import agree, guide, paragraphs
-from lora_from_scratch.book.advices import ADVICES, ARTICLE, Advice
+from lora_from_scratch.book import agree, guide, paragraphs, standing
+from lora_from_scratch.book.advices import ADVICES, Advice
+from lora_from_scratch.book.article import ARTICLE
 from lora_from_scratch.lab.cache import ROOT
 
 ROWS = paragraphs.committed(ROOT / "figures" / "full")
@@ -79,7 +80,7 @@ def test_missing_row_and_missing_file_are_found(book):
 def test_calculator_s_reasons_rest_on_rows():
     """Every row that a reason of `advise` names is among those that it says it rests on, and is held to its verdict."""
     text = (ROOT / "lora_from_scratch" / "analysis" / "advise.py").read_text("utf-8")
-    assert set(re.findall(r"\((\d\d\.[a-z]\w+)\)", text)) <= set(paragraphs.rests_on(advise.RESTS_ON))
+    assert set(re.findall(r"\(((?:\d\d|A\d)\.[a-z]\w+)\)", text)) <= set(paragraphs.rests_on(advise.RESTS_ON))
     rows = copy.deepcopy(ROWS)
     rows["12"]["fits"]["verdict"] = "does not hold"
     assert any(
@@ -95,21 +96,23 @@ def test_numbers_of_an_advice_are_of_its_rows():
     assert guide.unnamed(Advice("?", "", "{01.on_par.shown} {02.qv.shown}", "01.on_par=partly")) == ["02.qv"]
 
 
-def test_sureness_counts_open_rows_and_models():
-    """Open rows are counted; settled ones name their models; what has no scope is counted or exact."""
-    at = lambda verdict, model="": {"verdict": verdict, "scope": {"model": model} if model else {}}  # noqa: E731
-    rows = {
-        "01": {
-            "a": at("holds", "tiny"),
-            "b": at("holds", "real.gguf"),
-            "c": at("not settled", "tiny"),
-            "d": at("holds"),
-        }
-    }
-    assert guide.sureness(["01.a"], rows) == "settled on tiny alone"
-    assert guide.sureness(["01.a", "01.b", "01.d"], rows) == "settled on real and tiny"
-    assert guide.sureness(["01.a", "01.c"], rows) == "open in part: 1 of 2 rows are not settled"
-    assert guide.sureness(["01.d"], rows) == "counted or exact"
+def test_sureness_tells_where_rows_are_settled_and_why_others_are_open():
+    """By the interval, by parts, or by chance; what only names a model that nothing ran on is counted."""
+
+    def at(verdict, model, low=-1.0, high=1.0, *more):
+        part = {"kind": "Lower", "by": 0.1, "verdict": verdict, "estimate": {"low": low, "high": high}}
+        parts = {"": part} | {word: part | {"verdict": word} for word in more}
+        return {"verdict": verdict, "scope": {"model": model}, "parts": parts}
+
+    settled = [at("holds", "tiny Llama"), at("holds", "SmolLM2-135M"), at("reproduced", "Llama-2")]
+    assert standing.sureness(settled) == (
+        "of 3 rows 1 settled on the pretrained model, 1 settled on the tiny model, 1 counted or exact"
+    )
+    assert standing.why_open(at("not settled", "tiny Llama")) == standing.LINE
+    assert standing.why_open(at("not settled", "tiny Llama", -2.0, -1.0)) == standing.CHANCE
+    assert standing.why_open(at("not settled", "tiny Llama", -1.0, 1.0, "no")) == standing.PARTS
+    assert standing.sureness([at("not settled", "tiny Llama")]).endswith("1 open (1: the interval touches the line)")
+    assert standing.why_open(ROWS["05"]["keep_together"]) == standing.CHANCE
 
 
 def test_every_line_of_the_article_is_answered():
@@ -135,4 +138,4 @@ def test_advice_without_rows_says_that_nothing_was_measured():
         part = text.partition(f"## {advice.question}\n")[2].partition("\n## ")[0]
         assert "*How sure*: not measured in this book yet." in part and "|" not in part
         assert not paragraphs.NUMBER.search(advice.text)
-    assert guide.sureness([], ROWS) == "not measured in this book yet"
+    assert standing.sureness([]) == "not measured in this book yet"

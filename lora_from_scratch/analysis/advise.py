@@ -5,25 +5,28 @@
 by the formulas of memory.py and peaks.py (chapter 06); the tenth on top is for what they fall short of and for the
 allocator. The first of these that fits is taken:
 
-    LoRA, all tokens at once  →  with checkpointing  →  fewer sequences at once, gradients summed up
+    LoRA, all tokens at once  →  fewer sequences at once, gradients summed up  →  the same with checkpointing
     →  QLoRA, in the same order
 
-So what costs nothing comes before what costs a forward pass, and 16 bits before 4, which cost some loss (row
-05.recovers). A count says what fits, not what learns best: that is in figures/GUIDE.md, whose rows the reasons name.
+So what costs no pass comes before what costs a forward pass, and 16 bits before 4, which cost some loss (row
+05.recovers). DoRA is not planned: it keeps more than LoRA does. A count says what fits, not what learns best: that is
+in figures/GUIDE.md, whose rows the reasons name.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 
-from lora_from_scratch.analysis.memory import ADAPTERS32, Bytes, Precision, training_bytes
+from lora_from_scratch.analysis.activations import shapes_of
+from lora_from_scratch.analysis.memory import ADAPTERS32, Bytes, Precision, _names, _sizes, training_bytes
 from lora_from_scratch.analysis.peaks import planned
 
 ROOM = 1.1  # chapter 06 plans a card with a tenth to spare
 METHODS = ("lora", "qlora")
+ALPHA = 32  # 2 · 16, kept whatever the rank
 RESTS_ON = (  # the rows behind the reasons; `make sync-check` fails when one comes out otherwise
-    "05.recovers=not reproduced, 06.extra=reproduced, 06.plan=holds, 07.same=holds, 12.fits=holds, "
-    "01.rank_one_far=reproduced, 13.higher_rate=holds"
+    "05.recovers=not reproduced, 06.extra=reproduced, 06.plan=holds, 12.fits=holds, "
+    "A2.plan_close=does not hold, 13.on_par=reproduced, 20.alpha_raised=holds"
 )
 
 
@@ -32,7 +35,8 @@ class Plan:
     """What to run, its bytes, and why. print() shows all of it.
 
     `batch` sequences of `length` tokens at once, `accumulate` times before each step of the optimizer; `parts` are the
-    bytes by part and `need` the sum with the logits' term and a tenth to spare. `reasons` has one for each number.
+    bytes by part and `need` the sum with the logits' term and a tenth to spare. `reasons` has one for each number. For
+    "full" `rank` and `alpha` are 0.
     """
 
     method: str
@@ -69,15 +73,15 @@ def advise(
         memory: bytes of the card that are free, such as 24e9.
         tokens: in one step of the optimizer; a multiple of `length`, the positions in a sequence.
         rank, targets, precision: as in memory.training_bytes; the default is a base in bfloat16, adapters in float32.
-        methods: those that may be chosen, in order, of "lora", "qlora" and "full".
+        methods: those that may be chosen, in order, of "lora", "qlora" and "full"; for full the plan is too much, by up
+            to its gradients.
 
     Raises ValueError for an argument out of range, and where nothing fits, with the least that would be needed.
     """
     _check(memory, tokens, length)
-    targets = targets if isinstance(targets, str) else list(targets)
-    methods = [methods] if isinstance(methods, str) else list(methods)
-    if not methods:
-        raise ValueError("methods is empty; give at least one of lora, qlora, full")
+    targets, methods = targets if isinstance(targets, str) else list(targets), _checked(methods)
+    _check_rank(model_shapes, rank, targets)
+    tokens, length, rank = int(tokens), int(length), int(rank)
     vocabulary, least = _vocabulary(model_shapes), None
     for method in methods:
         for batch, checkpoint in _ways(tokens // length):
@@ -87,37 +91,55 @@ def advise(
             least = min(need, least or need)
             if need <= memory:
                 accumulate = tokens // length // batch
-                plan = (method, batch, length, accumulate, checkpoint, rank, 2 * rank, parts, need, int(memory))
-                return Plan(*plan, _reasons(method, methods, accumulate, checkpoint, targets))
+                ours = (0, 0) if method == "full" else (rank, ALPHA)
+                plan = (method, batch, length, accumulate, checkpoint, *ours, parts, need, int(memory))
+                return Plan(*plan, _reasons(method, methods, accumulate, checkpoint, rank, targets, precision))
+    tenth = f"the count, {least / ROOM:,.0f}, fits, and only the tenth to spare does not; "
     raise ValueError(
         f"memory is {memory:,.0f} bytes, and {' and '.join(methods)} need {least:,} at least, for one sequence of "
-        f"{length} with checkpointing; take a shorter length, a smaller model or a larger card"
+        f"{length} with checkpointing; {tenth * (least / ROOM <= memory)}take a shorter length, a smaller model or a "
+        "larger card"
     )
 
 
 def _ways(sequences: int) -> Iterator[tuple[int, bool]]:
-    """(sequences at once, checkpointing) in the order of preference: all, checkpointed, then ever smaller divisors."""
-    yield sequences, False
-    for batch in range(sequences, 0, -1):
-        if sequences % batch == 0:
-            yield batch, True
+    """(sequences at once, checkpointing) in the order of preference: ever smaller divisors, then those checkpointed."""
+    for checkpoint in (False, True):
+        yield from ((batch, checkpoint) for batch in range(sequences, 0, -1) if sequences % batch == 0)
 
 
-def _reasons(method: str, methods: list[str], accumulate: int, checkpoint: bool, targets: object) -> dict[str, str]:
+def _reasons(
+    method: str,
+    methods: list[str],
+    accumulate: int,
+    checkpoint: bool,
+    rank: int,
+    targets: object,
+    precision: Precision,
+) -> dict[str, str]:
     earlier = methods[: methods.index(method)]
     chosen = f"the first asked for that fits; {' and '.join(earlier)} did not" if earlier else "the first asked for"
     costs = {"qlora": ", and 4 bits cost some loss that training does not bring back (05.recovers)"}.get(method, "")
-    fits = "with it the step fits; it costs at most one forward pass more (06.extra)"
-    split = "a step's tokens do not fit at once, even checkpointed: gradients of so many batches are summed up"
+    fits = "without it one sequence does not fit; it costs at most one forward pass more (06.extra)"
+    split = "a step's tokens do not fit at once: gradients of so many batches are summed up"
+    bears = "it ended as low as full fine-tuning on a real model (13.on_par)"
+    ranks = bears if rank == 16 else "compare with 16, the one that a row bears (13.on_par)"
+    alpha = "kept whatever the rank: raised beside it at one rate it did harm (20.alpha_raised); search the rate"
+    need = "within 5 % of a real process in float32 (12.fits); off by more in bfloat16 (A2.plan_close)"
+    if method == "full":
+        ranks = alpha = "not used: every weight is trained"
+        need = (
+            f"too much, by up to the gradients; a state of AdamW takes {precision.state} bytes a number, as asked for"
+        )
     return {
         "method": chosen + costs,
         "batch": "the most sequences at once, of those that divide the step, that fit",
         "length": "as asked for",
         "accumulate": split if accumulate > 1 else "all of a step's tokens fit at once",
         "checkpoint": fits if checkpoint else "it fits without",
-        "rank": f"as asked for, on {targets}; rank 1 was too small on the tiny model (01.rank_one_far)",
-        "alpha": "2 · rank, a convention: alpha acts as a rate (07.same), so search the rate alone (13.higher_rate)",
-        "need": f"the plan of 06.plan times {ROOM}; on a real process the plan was within 5 % (12.fits)",
+        "rank": ranks if method == "full" else f"as asked for, on {targets}; {ranks}",
+        "alpha": alpha,
+        "need": f"the plan (06.plan) times {ROOM}: {need}",
         "memory": "as given",
     }
 
@@ -131,10 +153,28 @@ def _check(memory: float, tokens: int, length: int) -> None:
     if not isinstance(memory, Real) or isinstance(memory, bool) or not 0 < memory < float("inf"):
         raise ValueError(f"memory is {memory!r}; it must be a number of bytes above 0, such as 24e9")
     for name, value in (("tokens", tokens), ("length", length)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1")
     if tokens % length:
         raise ValueError(
             f"tokens is {tokens} and length {length}; a step is whole sequences, so give a multiple, such as "
             f"{max(1, round(tokens / length)) * length}"
         )
+
+
+def _checked(methods: object) -> list[str]:
+    found = [methods] if isinstance(methods, str) else list(methods) if isinstance(methods, Iterable) else None
+    if not found:
+        raise ValueError(f"methods is {methods!r}; give at least one of lora, qlora, full")
+    for method in found:
+        if method not in ("lora", "qlora", "full"):
+            raise ValueError(f"methods has {method!r}; give lora, qlora or full (LoRA's plan is too little for DoRA)")
+    return found
+
+
+def _check_rank(model_shapes: object, rank: object, targets: str | list[str]) -> None:
+    """A rank beyond the smaller side of a matrix is refused; what is no rank at all is left to training_bytes."""
+    shapes = shapes_of(_sizes(model_shapes))
+    side, name = min((min(shapes[name]), name) for name in _names(targets))
+    if isinstance(rank, Integral) and rank > side:
+        raise ValueError(f"rank is {rank}; {name} has a side of {side}, and no update of it a higher rank: take less")

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from lora_from_scratch.analysis import advise
 from lora_from_scratch.book import paragraphs
-from lora_from_scratch.book.advices import ADVICES, ARTICLE
-from lora_from_scratch.book.guide import OPEN
+from lora_from_scratch.book.advices import ADVICES
+from lora_from_scratch.book.article import ARTICLE
+from lora_from_scratch.book.standing import PLACES, place
 
 CHAPTER = "21_choosing"
-PLACES = ("pretrained model", "tiny model", "counted", "open")
 AGAINST = ("not reproduced", "does not hold", "does not add up")
 
 
@@ -33,14 +33,6 @@ def row_of(name: str, rows: paragraphs.Committed) -> dict:
     return rows[chapter][row]
 
 
-def place(row: dict) -> str:
-    """Where a row is settled: one of PLACES. A row without a model is counted, or exact; so is one of sizes alone."""
-    if row["verdict"] == OPEN:
-        return "open"
-    model = row["scope"].get("model", "")
-    return "tiny model" if model == "tiny Llama" else "pretrained model" if "SmolLM2" in model else "counted"
-
-
 def stands_on(rests_on: str, rows: paragraphs.Committed) -> dict[str, list[str]]:
     """{place: the verdicts of the rows there}, of a text such as an advice's `rests_on`."""
     found = {name: [] for name in PLACES}
@@ -51,9 +43,9 @@ def stands_on(rests_on: str, rows: paragraphs.Committed) -> dict[str, list[str]]
 
 
 def fingerprint(rows: paragraphs.Committed) -> str:
-    """A hash of the rows that the guide rests on, as said and as they are: verdicts, and numbers as shown."""
+    """A hash of the rows that the guide rests on, as said and as they are: all that is shown of them."""
     read = [
-        [name, said, *(row_of(name, rows)[key] for key in ("verdict", "shown"))]
+        [name, said, *(row_of(name, rows)[key] for key in ("says", "scope", "verdict", "shown"))]
         for name, said in sorted(set(named()))
         if not name.startswith(CHAPTER[:2])
     ]

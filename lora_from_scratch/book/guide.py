@@ -9,20 +9,24 @@ from pathlib import Path
 
 from lora_from_scratch.analysis import advise
 from lora_from_scratch.book import paragraphs
-from lora_from_scratch.book.advices import ADVICES, ARTICLE, Advice
+from lora_from_scratch.book.advices import ADVICES, Advice
+from lora_from_scratch.book.article import ARTICLE
+from lora_from_scratch.book.standing import sureness
 from lora_from_scratch.lab.cache import ROOT, save_atomically
 
 NAME = "figures/GUIDE.md"
-OPEN = "not settled"
+SCOPE = "model task rank ranks rate rates method full machine setting seeds bases".split()
 HEAD = """\
 # Choosing
 
 Each advice rests on rows of [the ledger](LEDGER.md), which it names with their verdicts; its numbers are theirs. When
 a verdict changes, the check of the repository fails until the advice has been read again. They speak of a tiny Llama
-and of one pretrained model of 135 million weights, on made-up tasks. For another model they are where to begin a
-comparison, and no more.
+and of one pretrained model of 135 million weights, on made-up tasks and documentation. For another model they are
+where to begin a comparison, and no more.
 
-*How sure* counts the rows alone: on which models they are settled, and how many are open.
+*How sure* counts the rows that the author of the advice named, and no others: on which models they are settled, and why
+the rest is open. A row is open where its interval touches the line of its test, where some of its parts are, or where
+chance passes the test too; then its interval may still be clear of zero. "Counted or exact" is arithmetic or algebra.
 """
 ARTICLE_HEAD = """\
 ## Beside an article's advice
@@ -55,21 +59,6 @@ def unnamed(advice: Advice) -> list[str]:
     return sorted(shown - set(paragraphs.rests_on(advice.rests_on)))
 
 
-def sureness(names: list[str], rows: paragraphs.Committed) -> str:
-    """How sure an advice is, from its rows: how many are open, or on which models all are settled."""
-    if not names:
-        return "not measured in this book yet"
-    found = [_row(name, rows) for name in names]
-    models = sorted({row["scope"]["model"] for row in found if row["verdict"] != OPEN and row["scope"].get("model")})
-    short = [model.split(".")[0] for model in models]
-    still = sum(row["verdict"] == OPEN for row in found)
-    if still:
-        return f"open in part: {still} of {len(found)} rows are not settled"
-    if not short:
-        return "counted or exact"
-    return f"settled on {short[0]} alone" if len(short) == 1 else f"settled on {' and '.join(short)}"
-
-
 def as_markdown(rows: paragraphs.Committed) -> str:
     """The guide. Raises ValueError for a row that is not there."""
     lines = [HEAD]
@@ -77,7 +66,7 @@ def as_markdown(rows: paragraphs.Committed) -> str:
         names = paragraphs.rests_on(advice.rests_on)
         text = _counted(paragraphs.filled(advice.text, rows))
         lines += [f"## {advice.question}", "", f"**{advice.do}** {text}", ""]
-        lines += [f"*How sure*: {sureness(list(names), rows)}.", ""]
+        lines += [f"*How sure*: {sureness([_row(name, rows) for name in names])}.", ""]
         if names:
             head = ["| row | verdict | measured | where |", "|---|---|---|---|"]
             lines += [*head, *(_line(name, rows) for name in names), ""]
@@ -114,7 +103,7 @@ def _row(name: str, rows: paragraphs.Committed) -> dict | None:
 
 def _line(name: str, rows: paragraphs.Committed) -> str:
     row = _row(name, rows)
-    scope = ", ".join(f"{n} {v}" for n, v in row["scope"].items() if n in ("model", "task", "seeds"))
+    scope = ", ".join(f"{n} {v}" for n, v in row["scope"].items() if n in SCOPE and v != "none")
     return f"| `{name}` | {row['verdict']} | {_cell(row['shown'])} | {_cell(scope or row['kind'])} |"
 
 
@@ -123,8 +112,11 @@ def _cell(text: str) -> str:
 
 
 def _counted(text: str) -> str:
-    """`text` with each interval that is one number, as a count has, left out: 0.5 [0.5, 0.5] is 0.5."""
-    return re.sub(r"(\S+) \[\1, \1\]", r"\1", text)
+    """`text` with each interval that is one number, as a count has, left out: 0.5 [0.5, 0.5] is 0.5.
+
+    An interval that leaves everything open, 10 [0, inf], is "not known".
+    """
+    return re.sub(r"\S+ \[0, inf\]", "not known", text) if "inf]" in text else re.sub(r"(\S+) \[\1, \1\]", r"\1", text)
 
 
 if __name__ == "__main__":
