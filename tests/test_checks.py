@@ -1389,6 +1389,37 @@ def begun_at(
     return answer
 
 
+def turned_by_q(matrix, rank, scaling):
+    """PiSSA's product and base, with Q A and B Qᵀ for A and B."""
+    A, B, base = begun_at()(matrix, rank, scaling)
+    Q = torch.linalg.qr(torch.randn(rank, rank, dtype=A.dtype))[0]
+    return Q @ A, B @ Q.T, base
+
+
+def of_v_instead_of_vt(matrix, rank, scaling):
+    """A as (d_in, rank), from V: B A has no shape."""
+    u, s, vt = svd(matrix)
+    root = (s[:rank] / scaling).sqrt()
+    A, B = vt.T[:, :rank] * root, u[:, :rank] * root
+    return A, B, matrix - scaling * B @ A
+
+
+def of_rows_of_u(matrix, rank, scaling):
+    """B from the first rows of U, turned to fit."""
+    u, s, vt = svd(matrix)
+    root = (s[:rank] / scaling).sqrt()
+    A, B = root[:, None] * vt[:rank], u[:rank].T * root
+    return A, B, matrix - scaling * B @ A
+
+
+def of_columns_of_vt(matrix, rank, scaling):
+    """Vᵀ taken for V: with full matrices the shapes fit."""
+    u, s, vt = torch.linalg.svd(matrix)
+    root = (s[:rank] / scaling).sqrt()
+    A, B = root[:, None] * vt[:, :rank].T, u[:, :rank] * root
+    return A, B, matrix - scaling * B @ A
+
+
 ANSWERS += [
     ("17", "check_begin", begun_at(), "Right"),
     ("17", "check_begin", lambda *given: [part.numpy() for part in begun_at()(*given)], "Right"),
@@ -1411,6 +1442,11 @@ ANSWERS += [
     ("17", "check_begin", begun_at(taken=lambda p, by: 9 * p), "base + s B A is not W"),
     ("17", "check_begin", begun_at(split=lambda s, by: (torch.ones_like(s), s / by)), "evenly"),
     ("17", "check_begin", begun_at(slice(1, 4)), "not the sum of the 3 largest"),
+    ("17", "check_begin", begun_at([2, 1, 0]), "the largest first"),
+    ("17", "check_begin", turned_by_q, "turned by a matrix Q"),
+    ("17", "check_begin", of_v_instead_of_vt, "gives Vᵀ"),
+    ("17", "check_begin", of_rows_of_u, "U's first rows"),
+    ("17", "check_begin", of_columns_of_vt, "Vᵀ's first columns"),
     ("17", "check_begin", lambda *given: (begun_at()(*given)[1], begun_at()(*given)[0], given[0]), "changed places"),
     ("17", "check_begin", lambda *given: begun_at(slice(0, 2))(*given), "the shapes are"),
     ("17", "check_begin", lambda *given: begun_at()(*given)[:2], "three tensors"),
@@ -1431,6 +1467,9 @@ ANSWERS += [
     ("17", "check_rates", ("0.0015", torch.tensor(0.004)), "Right"),
     ("17", "check_rates", (0.012, 0.012), "write your answer"),
     ("17", "check_rates", (0.004, 0.0015), "the other way round"),
+    ("17", "check_rates", (1 / 8, 1 / 3), "those are the ratios"),
+    ("17", "check_rates", (1 / 8, 0.004), "the curvature: that is the ratio"),
+    ("17", "check_rates", (0.0015, 1 / 3), "the first step: that is the ratio"),
     ("17", "check_rates", (0.096, 0.004), "more curvature, smaller rate"),
     ("17", "check_rates", (0.012 / math.sqrt(8), 0.004), "not its root"),
     ("17", "check_rates", (2 / 4.8, 0.004), "where gradient descent grows"),

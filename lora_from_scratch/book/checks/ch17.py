@@ -16,7 +16,7 @@ def check_begin(function) -> str:
     rank, scaling = 3, 4.0
     found, problem = call(function, W.clone(), rank, scaling)
     if problem or found is None:
-        return problem or STUB
+        return _shapes_clash(problem) or STUB
     three = [tensor(one) for one in found] if isinstance(found, (tuple, list)) and len(found) == 3 else [None]
     if any(one is None for one in three):
         return not_yet("give three tensors: A, B and the base")
@@ -27,6 +27,13 @@ def check_begin(function) -> str:
         shapes = ", ".join(str(tuple(one.shape)) for one in three)
         return not_yet(f"the shapes are {shapes}; here A is (3, 7), B (5, 3) and the base (5, 7)")
     return _named(W, rank, scaling, A, B, base)
+
+
+def _shapes_clash(problem: str) -> str:
+    """What a call that raised has to tell; shapes that do not fit are most often V in the place of Vᵀ."""
+    if "RuntimeError" in problem and ("size" in problem or "shape" in problem):
+        return problem + " (torch's svd gives Vᵀ: its first *rows* are A's directions, U's first *columns* are B's)"
+    return problem
 
 
 def _named(W, rank: int, scaling: float, A, B, base) -> str:
@@ -49,6 +56,12 @@ def _named(W, rank: int, scaling: float, A, B, base) -> str:
         if same(product, way, 1e-5):
             return not_yet(words)
     if not same(product, top / scaling, 1e-5):
+        if _along(B, u[:rank].T):
+            return not_yet("B has U's first rows, turned; its directions are U's first columns, U[:, :rank]")
+        if _along(A.T, torch.linalg.svd(W)[2][:, :rank]):
+            return not_yet(
+                "A has Vᵀ's first columns, turned; torch gives Vᵀ, and A's directions are its first rows, Vt[:rank]"
+            )
         return not_yet("s B A is not the sum of the 3 largest pieces of W")
     bases = {
         "the base is W itself; take s B A off it, or the pieces are in the sum twice": W,
@@ -60,8 +73,25 @@ def _named(W, rank: int, scaling: float, A, B, base) -> str:
             return not_yet(words)
     if not same(base + scaling * product, W, 1e-5):
         return not_yet("base + s B A is not W")
-    even = (A.norm(dim=1) - B.norm(dim=0)).abs().max() < 1e-4 * A.norm()
-    return RIGHT if even else not_yet("the product is right; PiSSA gives the root of S / s to either factor, evenly")
+    return _split(A, B, (s[:rank] / scaling).sqrt())
+
+
+def _along(columns, directions) -> bool:
+    """Whether each column has the direction of the one at its place."""
+    return same(torch.nn.functional.normalize(columns, dim=0), torch.nn.functional.normalize(directions, dim=0), 1e-5)
+
+
+def _split(A, B, root) -> str:
+    """How a right product is shared out: an A and a B of PiSSA's have the pieces' roots on a diagonal."""
+    even, diagonal = (A.norm(dim=1) - B.norm(dim=0)).abs().max() < 1e-4 * A.norm(), torch.diag(root**2)
+    if same(A @ A.T, diagonal, 1e-5) and same(B.T @ B, diagonal, 1e-5):
+        return RIGHT
+    if same(torch.linalg.svdvals(A), root, 1e-5) and same(torch.linalg.svdvals(B), root, 1e-5):
+        if same((A @ A.T).diag().sort(descending=True).values, root**2, 1e-5):
+            return not_yet("the pieces are right; put the largest first")
+        return not_yet("the product is right, but A and B are turned by a matrix Q: PiSSA's rows are one piece each")
+    uneven = "the product is right; PiSSA gives the root of S / s to either factor, evenly"
+    return not_yet(uneven if not even else "the product is right, but A's rows and B's columns are not one piece each")
 
 
 def check_config(answer) -> str:
@@ -103,6 +133,9 @@ def check_rates(answer) -> str:
         return RIGHT
     if all(map(close, values, wanted[::-1])):
         return not_yet("the other way round: first by the curvature")
+    ratios = [1 / times, 1 / LONGER]
+    if all(map(close, values, ratios)):
+        return not_yet("those are the ratios to the plain start's rate; multiply each by it, 0.012")
     curved = {
         RATE * times: "more curvature, smaller rate: divide",
         RATE / math.sqrt(times): "the bound is 2 / λ, not its root",
@@ -114,6 +147,7 @@ def check_rates(answer) -> str:
         RATE / math.sqrt(LONGER): "how far ΔW moves is proportional to the rate; no root",
         RATE / LONGER**2: "how far ΔW moves is proportional to the rate; no square",
     }
+    curved[ratios[0]] = stepped[ratios[1]] = "that is the ratio; multiply it by the plain start's rate, 0.012"
     for value, right, ways, name in zip(values, wanted, (curved, stepped), ("curvature", "first step"), strict=True):
         if not close(value, right):
             words = next((words for way, words in ways.items() if close(value, way)), "what is the ratio to the plain?")
