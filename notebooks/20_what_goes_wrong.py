@@ -72,8 +72,7 @@ print(f"exact answers {world.exact(model):.0%}, loss {world.loss_on(model, world
 # `B` is zero before and not zero after, and both are well. A `B` of zeros is how a run usually begins. Adam tells the
 # two apart: it counts its steps.
 #
-# Guess, and keep it: of the runs below, how many end in an error? And how many can a tool see that is given these
-# things? The picture near the end has a column for each.
+# Guess, and keep it: of the runs below, how many end in an error? How many can a tool see that is given these things?
 
 # %%
 seen = {}
@@ -299,7 +298,7 @@ show("dropout on at use", "adapters added with cross terms", "adapters on adapte
 # it. A fresh adapter that is used as a baseline has a `B` of zeros too, and is well. So `diagnose` speaks only where it
 # is shown the file, `saved=load_file(path)`, or where PEFT's settings say that the adapter came from one. **A file
 # without weights.** A script laid a filter over `state_dict()`, and the library began to filter by itself. After both,
-# nothing was left, and the file had 443 bytes. Here one filter is enough. Look at the size of yours.
+# nothing was left, and the file had 443 bytes. Here one filter is enough. Look at yours.
 
 # %%
 show("the file's names fit nothing", "the file holds no weights")
@@ -541,7 +540,7 @@ print(check.check_runs(my_names))
 #
 # ## The same with PEFT
 #
-# A whole file that runs, on a model of random weights; put your own in its place.
+# A whole file that runs; put your own model in.
 #
 # ```python
 # import torch

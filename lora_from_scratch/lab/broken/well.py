@@ -39,21 +39,25 @@ class Run:
 
 
 def run(model: nn.Module, rate: float = world.RATE, **more: object) -> Run:
+    """A run of `model` with the optimizer of this world."""
     return Run(model, world.optimizer_of(model, rate), **more)
 
 
 def other_base(seed: int, **sizes: object) -> TinyLlama:
+    """A base of other sizes, not trained."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return TinyLlama(replace(world.SIZES, **sizes))
 
 
 def loraplus(seed: int) -> Run:
+    """LoRA+: B learns 16 times as fast as A."""
     model = world.adapted(seed)
     return Run(model, torch.optim.AdamW(loraplus_param_groups(model, lr=1e-3, ratio=16)))
 
 
 def paged(seed: int) -> Run:
+    """The state of the optimizer is paged."""
     model = world.adapted(seed)
     return Run(model, PagedAdamW([p for p in model.parameters() if p.requires_grad], lr=world.RATE))
 
@@ -145,6 +149,7 @@ def in_float16(make: Callable[[list], torch.optim.Optimizer]) -> Callable[[int],
 
 
 def a_frozen(seed: int) -> Run:
+    """LoRA-FA: A stands still, B learns."""
     model = world.adapted(seed)
     for layer in filter(is_adapter, model.modules()):
         layer.A.requires_grad_(False)
@@ -158,6 +163,7 @@ def preferred(model: nn.Module, examples: tuple) -> Tensor:
 
 
 def in_halves(model: nn.Module, examples: tuple) -> Tensor:
+    """The loss of a batch in two forward passes."""
     return (answer_loss(model, examples[:12]) + answer_loss(model, examples[12:])) / 2
 
 
@@ -170,4 +176,5 @@ def switched_off(seed: int) -> nn.Module:
 
 
 def changed(**changes: object) -> Callable[[int], Run]:
+    """Runs whose adapters have another configuration."""
     return lambda seed: run(world.adapted(seed, replace(world.CONFIG, **changes)))
