@@ -15,8 +15,8 @@ def standing(questions: Mapping[str, Mapping[str, Sequence[str]]]) -> Figure:
     """`questions` is {question: {place: verdicts of the rows there}}: a mark for each row, a column for each place."""
     fig, (ax,) = plots.canvas(width=9.0, height=0.34 * len(questions) + 0.9)
     ax.axis("off")
-    starts = dict(zip(PLACES, (5.0, 7.0, 9.0, 10.6), strict=True))
-    ax.set(xlim=(0, 12.6), ylim=(len(questions) - 0.4, -1.3))
+    starts = dict(zip(PLACES, (4.8, 6.5, 9.2, 10.9), strict=True))
+    ax.set(xlim=(0, 12.4), ylim=(len(questions) - 0.4, -1.3))
     for name, x in starts.items():
         ax.text(x - 0.1, -0.7, name, color=COLOURS[name], fontsize=9, va="bottom")
     ax.text(0, -0.7, "● as claimed   × otherwise   ◐ in part   ○ open", color=plots.GREY, fontsize=8.5, va="bottom")
@@ -27,7 +27,7 @@ def standing(questions: Mapping[str, Mapping[str, Sequence[str]]]) -> Figure:
             ax.text(starts[PLACES[0]] - 0.1, y, "nothing measured", va="center", fontsize=9, color=plots.RED)
         for name, verdicts in places.items():
             for i, verdict in enumerate(sorted(verdicts)):
-                _mark(ax, starts[name] + 0.24 * i, y, verdict, COLOURS[name])
+                _mark(ax, starts[name] + 0.22 * i, y, verdict, COLOURS[name])
     return fig
 
 
