@@ -54,14 +54,7 @@ def diagnose(
     before as a note.
     """
     optimizers = _optimizers(optimizer)
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"model is {type(model).__name__}; give the model itself, a torch module")
-    if loss is not None and not callable(loss):
-        raise ValueError(f"loss is {type(loss).__name__}; give the function of (model, batch) that training calls")
-    if loss is not None and batch is None:
-        raise ValueError("there is a loss and no batch; give one batch, as training would")
-    if saved is not None and not (isinstance(saved, Mapping) and all(isinstance(t, Tensor) for t in saved.values())):
-        raise ValueError(f"saved is {type(saved).__name__}; give the file's tensors by their names, as load_file does")
+    _check(model, batch, loss, saved)
     adapters, learns = adapters_of(model), has_loss(batch, loss)
     training = bool(optimizers) or (learns and model.training)
     found = of_flags(model, adapters, training) + of_optimizers(model, optimizers) + of_places(model, adapters)
@@ -81,6 +74,17 @@ def diagnose(
             raise
         found += of_gradients(adapters, seen) + of_loss(adapters, batch, seen) + of_labels(model, batch, seen.counted)
     return found
+
+
+def _check(model: object, batch: object, loss: object, saved: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is {type(model).__name__}; give the model itself, a torch module")
+    if loss is not None and not callable(loss):
+        raise ValueError(f"loss is {type(loss).__name__}; give the function of (model, batch) that training calls")
+    if loss is not None and batch is None:
+        raise ValueError("there is a loss and no batch; give one batch, as training would")
+    if saved is not None and not (isinstance(saved, Mapping) and all(isinstance(t, Tensor) for t in saved.values())):
+        raise ValueError(f"saved is {type(saved).__name__}; give the file's tensors by their names, as load_file does")
 
 
 def _optimizers(given: object) -> list:

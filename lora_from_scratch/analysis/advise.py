@@ -94,8 +94,12 @@ def advise(
                 ours = (0, 0) if method == "full" else (rank, ALPHA)
                 plan = (method, batch, length, accumulate, checkpoint, *ours, parts, need, int(memory))
                 return Plan(*plan, _reasons(method, methods, accumulate, checkpoint, rank, targets, precision))
+    raise ValueError(_too_small(memory, methods, length, least))
+
+
+def _too_small(memory: float, methods: Iterable[str], length: int, least: int) -> str:
     tenth = f"the count, {least / ROOM:,.0f}, fits, and only the tenth to spare does not; "
-    raise ValueError(
+    return (
         f"memory is {memory:,.0f} bytes, and {' and '.join(methods)} need {least:,} at least, for one sequence of "
         f"{length} with checkpointing; {tenth * (least / ROOM <= memory)}take a shorter length, a smaller model or a "
         "larger card"

@@ -65,6 +65,18 @@ def check_missing(function) -> str:
 IDS, START, END = [7, 8, 9, 3, 4, 2, 2, 2], 3, 2  # the answer is 3 4 2; two more ends fill the row up
 
 
+LABELS = [-100, -100, 3, 4, 2, -100, -100]
+MISTAKEN = {
+    "the true end is left out with the padding: such a model never stops": [-100, -100, 3, 4, -100, -100, -100],
+    "the padding is learnt too; the first end is the last label": [-100, -100, 3, 4, 2, 2, 2],
+    "the labels are not shifted: place i predicts the token at i + 1": [-100, -100, -100, 3, 4, 2, -100],
+    "there are n - 1 places that predict, and these are n labels": [-100, -100, -100, 3, 4, 2, -100, -100],
+    "the first token of the answer is left out: the prompt's last place predicts it": [-100] * 3 + LABELS[3:],
+    "the prompt is learnt too": [8, 9, 3, 4, 2, -100, -100],
+    "one token too many: the prompt's last token is learnt too": [-100, 9, 3, 4, 2, -100, -100],
+}
+
+
 def check_labels(function) -> str:
     """The reader's function of (ids, start, end): n - 1 labels, the true end among them, the padding not."""
     found, problem = call(function, list(IDS), START, END)
@@ -76,17 +88,7 @@ def check_labels(function) -> str:
     if labels is None or labels.dim() != 1 or not torch.isfinite(labels).all():
         return not_yet("give a list of numbers, -100 where nothing is to be learnt")
     labels = [int(label) for label in labels]
-    right = [-100, -100, 3, 4, 2, -100, -100]
-    mistakes = {
-        "the true end is left out with the padding: such a model never stops": [-100, -100, 3, 4, -100, -100, -100],
-        "the padding is learnt too; the first end is the last label": [-100, -100, 3, 4, 2, 2, 2],
-        "the labels are not shifted: place i predicts the token at i + 1": [-100, -100, -100, 3, 4, 2, -100],
-        "there are n - 1 places that predict, and these are n labels": [-100, -100, -100, 3, 4, 2, -100, -100],
-        "the first token of the answer is left out: the prompt's last place predicts it": [-100] * 3 + right[3:],
-        "the prompt is learnt too": [8, 9, 3, 4, 2, -100, -100],
-        "one token too many: the prompt's last token is learnt too": [-100, 9, 3, 4, 2, -100, -100],
-    }
-    if labels == right:
+    if labels == LABELS:
         again, problem = call(function, [5, 2, 6, 2], 2, END)  # an end in the prompt, and no padding
         if problem:
             return f"{problem} (It did so for a row without padding.)"
@@ -96,17 +98,17 @@ def check_labels(function) -> str:
                 "a prompt may hold an end too, and a row may have no padding: look for the end from `start` on"
             )
         return RIGHT
-    for words, wrong in mistakes.items():
+    for words, wrong in MISTAKEN.items():
         if labels == wrong:
             return not_yet(words)
     if 0 in labels:
         return not_yet("0 is the id of a token: a label that is left out is -100")
-    if len(labels) == len(right) and END not in labels:
+    if len(labels) == len(LABELS) and END not in labels:
         return not_yet("the end is not learnt: such a model never stops; and look at where the answer begins")
-    if len(labels) == len(right) and labels[-2:] != [-100, -100]:
+    if len(labels) == len(LABELS) and labels[-2:] != [-100, -100]:
         return not_yet("the padding is learnt too, or the labels are not shifted; and look at where the answer begins")
-    if len(labels) != len(right):
-        return not_yet(f"for {len(IDS)} ids there are {len(right)} labels, and these are {len(labels)}")
+    if len(labels) != len(LABELS):
+        return not_yet(f"for {len(IDS)} ids there are {len(LABELS)} labels, and these are {len(labels)}")
     return not_yet("the answer up to and with its first end, each token one place early, and -100 everywhere else")
 
 
