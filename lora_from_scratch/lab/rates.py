@@ -6,7 +6,7 @@ either side; the bottom of the parabola through these three is the best rate (an
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from lora_from_scratch.analysis.parabola import bottom
@@ -103,19 +103,24 @@ class Valley:
 
 
 def valleys(
-    runs: Mapping[Hashable, Sized], seeds: Sequence[int], first: Mapping[Hashable, float], preset: Preset
+    runs: Mapping[Hashable, Run],
+    seeds: Sequence[int],
+    first: Mapping[Hashable, float],
+    preset: Preset,
+    carry: Callable[[list, Preset], list[dict]] | None = None,
 ) -> dict[tuple[Hashable, int], Valley]:
     """{(label, seed): the valley of that run on that seed}, from three rates around `first` outwards.
 
     The loss of a rate is the mean of both halves of the held-out windows. Rates are powers of two times 0.001, so that
-    runs of several labels share them. At most MOST are tried.
+    runs of several labels share them. At most MOST are tried. `carry` gives the results of runs; `results_of` if None.
     """
+    carry = carry or results_of
     tried: dict = {(label, seed): {} for label in runs for seed in seeds}
     middle = {label: 0.001 * 2.0 ** round(math.log2(rate / 0.001)) for label, rate in first.items()}
     wanted = {(label, seed): [middle[label] * 2.0**k for k in (-1, 0, 1)] for label, seed in tried}
     while jobs := [(key, rate) for key, rates in wanted.items() for rate in rates]:
         asked = [replace(runs[label], lr=rate, seed=seed) for (label, seed), rate in jobs]
-        for (key, rate), found in zip(jobs, results_of(asked, preset), strict=True):
+        for (key, rate), found in zip(jobs, carry(asked, preset), strict=True):
             tried[key][rate] = (found["tune_loss"] + found["task_loss"]) / 2
         wanted = {key: outwards(rates) for key, rates in tried.items()}
     return {key: Valley(rates) for key, rates in tried.items()}
@@ -129,17 +134,22 @@ def outwards(tried: Mapping[float, float]) -> list[float]:
 
 
 def pick_and_judge(
-    runs: Mapping[str, Sized], first: Mapping[str, float], preset: Preset, known: Mapping[str, float] | None = None
+    runs: Mapping[str, Run],
+    first: Mapping[str, float],
+    preset: Preset,
+    known: Mapping[str, float] | None = None,
+    carry: Callable[[list, Preset], list[dict]] | None = None,
 ) -> dict[str, sweep.Tuned]:
     """Every run at its best rate, picked on seed 0 and judged on the preset's other seeds.
 
     A valley on seed 0 and then the bottom of its parabola are tried; the best of them is taken. Where the preset has no
-    budget for that, the rates are the `known` ones, if every label has one.
+    budget for that, the rates are the `known` ones, if every label has one. `carry` is as in `valleys`.
     """
+    carry = carry or results_of
     tried: dict[str, dict[float, float]] = {label: {} for label in runs}
     if preset.budget or not known or not set(runs) <= set(known):
-        found = valleys(runs, (0,), first, preset)
+        found = valleys(runs, (0,), first, preset, carry)
         bottoms = [replace(runs[label], lr=found[label, 0].best, seed=0) for label in runs]
-        for label, run, result in zip(runs, bottoms, results_of(bottoms, preset), strict=True):
+        for label, run, result in zip(runs, bottoms, carry(bottoms, preset), strict=True):
             tried[label] = found[label, 0].tried | {run.lr: (result["tune_loss"] + result["task_loss"]) / 2}
-    return sweep.judged(dict(runs), tried, known, preset.seeds, lambda some: results_of(some, preset))
+    return sweep.judged(dict(runs), tried, known, preset.seeds, lambda some: carry(some, preset))
