@@ -13,10 +13,11 @@ from torch import nn
 from lora_from_scratch.inject import AdapterConfig
 from lora_from_scratch.lab import memorize as module
 from lora_from_scratch.lab import tasks
-from lora_from_scratch.lab.memorize import Memory, compare_memories, drawn, fill, memorize, round_to_nf4
+from lora_from_scratch.lab.memorize import Memory, drawn, fill, memorize, memorize_all, round_to_nf4
 from lora_from_scratch.lab.pairs import BITS, FIRST, SYMBOLS, random_pairs, recall, stored, value_loss
 from lora_from_scratch.lab.presets import PRESETS
 from lora_from_scratch.lab.pretrain import pretrained
+from lora_from_scratch.lab.rates import pick_and_judge
 from lora_from_scratch.qlora import NF4Linear
 from lora_from_scratch.targets import find_targets
 
@@ -121,12 +122,16 @@ def test_over_nf4_the_frozen_weights_are_what_nf4linear_decodes(build):
     assert memorize(replace(RUN, nf4=True), SMOKE)["before"] != memorize(RUN, SMOKE)["before"]
 
 
-def test_each_is_judged_at_its_best_rate_or_at_the_one_that_is_known(build):
-    swept = compare_memories({"one": RUN}, SMOKE, rates=(1e-4, 1e-3, 1e-2))["one"]
-    assert swept.run.lr == min(swept.tried, key=swept.tried.get) and len(swept.results) == SMOKE.seeds
-    assert swept.values("stored") == [memorize(replace(swept.run, seed=s), SMOKE)["stored"] for s in (1, 2)]
-    known = compare_memories({"one": RUN}, replace(SMOKE, budget=0), known={"one": 0.02})["one"]
-    assert known.run.lr == 0.02 and not known.tried
+def test_memories_are_judged_at_the_best_rate_of_seed_0_in_the_order_asked_for(build):
+    runs = {"one": RUN, "longer": replace(RUN, times=2 * RUN.times)}
+    tuned = pick_and_judge(runs, dict.fromkeys(runs, 0.004), SMOKE, carry=memorize_all)
+    for label, run in runs.items():
+        found = tuned[label]
+        assert found.run.lr == min(found.tried, key=found.tried.get) and len(found.tried) > 3
+        assert found.values("stored") == [
+            memorize(replace(run, lr=found.run.lr, seed=s), SMOKE)["stored"] for s in (1, 2)
+        ]
+        assert all(len(r["losses"]) == round(run.times * SMOKE.steps) for r in found.results)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ trained on, as the null. Over NF4 the frozen weights hold the values that NF4Lin
 
 import math
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,6 @@ from lora_from_scratch.lab.finetune import Run, prepare, run_key
 from lora_from_scratch.lab.pairs import BITS, random_pairs, recall, stored, value_loss
 from lora_from_scratch.lab.presets import Preset
 from lora_from_scratch.lab.pretrain import pretrained
-from lora_from_scratch.lab.sweep import Tuned, judged, search
 from lora_from_scratch.lab.tasks import fixed_windows, task_ids
 from lora_from_scratch.lab.train import evaluate, threads
 from lora_from_scratch.lab.workers import carry_out_all
@@ -26,7 +26,6 @@ from lora_from_scratch.qlora import NF4Linear
 from lora_from_scratch.targets import find_targets
 
 HERE = cache.imported(__name__)
-RATES = (0.0005, 0.001, 0.002, 0.004)  # factors of 2: a rate √10 too high stores nothing at all
 
 
 @dataclass(frozen=True)
@@ -123,21 +122,8 @@ def round_to_nf4(model: nn.Module) -> None:
         layer.weight.data = NF4Linear.from_linear(layer).weight.detach()
 
 
-def compare_memories(
-    methods: dict[str, Memory], preset: Preset, known: dict[str, float] | None = None, rates: tuple = RATES
-) -> dict[str, Tuned]:
-    """As sweep.compare: each at its own best rate, on the bases that judge. As many tries for all: `rates`, and more
-    while a best one lies at an edge."""
-
-    def results_of(runs: list[Memory]) -> list[dict]:
-        return carry_out_all(runs, preset, work=memorize)
-
-    def losses_of(jobs: list[tuple[str, float]]) -> list[float]:
-        runs = [replace(methods[label], lr=rate, seed=0) for label, rate in jobs]
-        return [result["tune_loss"] for result in results_of(runs)]
-
-    if preset.budget == 0 and known and set(methods) <= set(known):
-        tried = {label: {} for label in methods}
-    else:
-        tried = search(dict.fromkeys(methods, rates), len(rates), losses_of)
-    return judged(methods, tried, known, preset.seeds, results_of)
+def memorize_all(runs: Sequence[Memory], preset: Preset) -> list[dict]:
+    """The results of `runs`, in their order; the longest are begun first, so that no core waits for the last one."""
+    order = sorted(range(len(runs)), key=lambda i: runs[i].times * runs[i].crowd, reverse=True)
+    found = dict(zip(order, carry_out_all([runs[i] for i in order], preset, work=memorize), strict=True))
+    return [found[i] for i in range(len(runs))]
