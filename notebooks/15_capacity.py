@@ -113,9 +113,9 @@ for name, bits in {
 #
 # ## What is compared
 #
-# The model is the book's tiny Llama at width 64, so that few parameters can meet much. An adapter of rank r gets
-# `512 · r` pairs: 3.1 bits for each of its parameters, more than it is likely to hold. Batches are the same for all, so
-# an adapter of twice the rank takes twice the steps to meet each of its pairs as often. `alpha` is 32, as in the article.
+# The model is the book's tiny Llama at width 64, so that few parameters can meet much. An adapter of rank r gets `512 ·
+# r` pairs: 3.1 bits for each of its parameters, more than it is likely to hold. Batches are the same for all, so an
+# adapter of twice the rank takes twice the steps to meet each of its pairs as often. `alpha` is 32, as in the article.
 #
 # Everything is asked after a *number of meetings*: how often each pair was trained on. Each length is a run of its own,
 # whose rate rises and falls along it. Its best rate is the bottom of a valley (chapter 14) on base 0, by the loss on
@@ -155,8 +155,8 @@ methods |= {"attention": memory(7, few, 3 * each_rank, attention), "MLP": memory
 #   figures, for a Llama the first of them over 1.3. Chance: an adapter before training.
 # - *Still filling*: from the second length to the third rank 1 gains a tenth or more. If so, our numbers are lower
 #   bounds: training stopped, not room. Chance: as many meetings twice, of other pairs.
-# - *By rank*: a parameter of rank 4 holds more than one of rank 1, by a tenth of a bit; *by place*, one of the MLPs more
-#   than one of attention, by half of that. Chance: rank 1 a second time, on other pairs.
+# - *By rank*: a parameter of rank 4 holds more than one of rank 1, by a tenth of a bit; *by place*, one of the MLPs
+#   more than one of attention, by half of that. Chance: rank 1 a second time, on other pairs.
 # - *Over 4 bits*, and *as strings* (no key but the first symbol, 15 to give): as much as pairs over float32, to a tenth
 #   of a bit. Chance: the same adapter after fewer meetings, which must not pass as equal.
 

@@ -129,7 +129,7 @@ def _reasons(
     bears = "it ended as low as full fine-tuning on a real model (13.on_par)"
     ranks = bears if rank == 16 else "compare with 16, the one that a row bears (13.on_par)"
     alpha = "kept whatever the rank: raised beside it at one rate it did harm (20.alpha_raised); search the rate"
-    need = "within 5 % of a real process in float32 (12.fits); off by more in bfloat16 (A2.plan_close)"
+    need = "within 5 % of a real process in float32 (12.fits); up to 6.3 % too much in bfloat16 (A2.plan_close)"
     if method == "full":
         ranks = alpha = "not used: every weight is trained"
         need = (

@@ -31,8 +31,8 @@ chance passes the test too; then its interval may still be clear of zero. "Count
 ARTICLE_HEAD = """\
 ## Beside an article's advice
 
-*LoRA Without Regret* (Thinking Machines, 2025), in our words, as others retell it: the article itself was not read. To
-the right, what was measured here; where no row stands, nothing was.
+*LoRA Without Regret* (Thinking Machines, 2025), in our words. To the right, the rows that ask the same; where none
+stands, no row does.
 
 | it says | measured here |
 |---|---|"""
