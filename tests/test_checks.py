@@ -1303,6 +1303,125 @@ ANSWERS += [
 ]
 
 
+# Chapter 14
+
+
+def knobs(change: Callable = lambda c, size, a, b: (size, a, b * c)) -> Callable:
+    """(size of A, rate of A, rate of B), from c = alpha / new alpha and what they were."""
+    return lambda alpha, size, a, b, new: change(alpha / new, size, a, b)
+
+
+def both(short: object, long: object) -> dict[str, object]:
+    return {"short run": short, "long run": long}
+
+
+def valley(way: Callable = lambda bottom, rates: np.exp(bottom)) -> Callable:
+    def answer(rates, losses):
+        a, b, _ = np.polyfit(np.log(rates), losses, 2)
+        return way(-b / (2 * a), rates)
+
+    return answer
+
+
+def valley_over_rates(rates, losses):
+    a, b, _ = np.polyfit(rates, losses, 2)
+    return -b / (2 * a)
+
+
+ANSWERS += [
+    ("14", "check_rates", both(1e-3, 2e-3 / math.sqrt(2)), "Right"),
+    ("14", "check_rates", both("0.001", torch.tensor(1.41e-3)), "Right"),
+    ("14", "check_rates", both(None, None), "write your answer"),
+    ("14", "check_rates", both(1e-3, None), "a number for both"),
+    ("14", "check_rates", (1e-3, 1.41e-3), "give {"),
+    ("14", "check_rates", both(1.41e-3, 1e-3), "changed places"),
+    ("14", "check_rates", both(2e-3, 2e-3), "a kept rate"),
+    ("14", "check_rates", both(4e-3, 1.41e-3), "short run: the other way round"),
+    ("14", "check_rates", both(1e-3, 2.83e-3), "long run: the other way round"),
+    ("14", "check_rates", both(1e-3, 1e-3), "long run: s is"),
+    ("14", "check_rates", both(5e-4, 1.41e-3), "short run: s is"),
+    ("14", "check_knobs", knobs(), "Right"),
+    ("14", "check_knobs", knobs(lambda c, size, a, b: [size * c, a * c, b]), "Right"),
+    ("14", "check_knobs", knobs(lambda c, size, a, b: (size * c**0.5, a * c**0.5, torch.tensor(b * c**0.5))), "Right"),
+    ("14", "check_knobs", knobs(lambda c, size, a, b: (size, a * c, b * c)), "both rates times"),
+    ("14", "check_knobs", knobs(lambda c, size, a, b: (size, a, b / c)), "the other way round"),
+    ("14", "check_knobs", knobs(lambda c, size, a, b: (size * c, a, b)), "size of A / rate of A is not"),
+    ("14", "check_knobs", knobs(lambda c, size, a, b: (size, a, b)), "the first steps"),
+    ("14", "check_knobs", knobs(lambda c, size, a, b: (size, a * c, b)), "two numbers must stay"),
+    ("14", "check_knobs", knobs(lambda c, size, a, b: b * c), "three positive numbers"),
+    ("14", "check_knobs", knobs(lambda c, size, a, b: None), "write your answer"),
+    ("14", "check_knobs", raises, "a slip of the pen"),
+    ("14", "check_bottom", valley(), "Right"),
+    ("14", "check_bottom", valley(lambda bottom, rates: torch.tensor(bottom).exp()), "Right"),
+    ("14", "check_bottom", valley(lambda bottom, rates: bottom), "take exp"),
+    ("14", "check_bottom", valley(lambda bottom, rates: bottom / math.log(10)), "go back to the rate"),
+    ("14", "check_bottom", valley_over_rates, "over log(rate)"),
+    ("14", "check_bottom", valley(lambda bottom, rates: rates[1]), "best rate tried"),
+    ("14", "check_bottom", valley(lambda bottom, rates: math.exp(2 * math.log(rates[1]) - bottom)), "the other side"),
+    ("14", "check_bottom", valley(lambda bottom, rates: math.exp(-bottom)), "the sign"),
+    ("14", "check_bottom", valley(lambda bottom, rates: 0.5), "where is its slope 0"),
+    ("14", "check_bottom", valley(lambda bottom, rates: "low"), "give one number"),
+    ("14", "check_bottom", valley(lambda bottom, rates: None), "write your answer"),
+    ("14", "check_bottom", raises, "a slip of the pen"),
+]
+
+
+# Chapter 15
+
+
+def bits_of(way: Callable = lambda even, paid, count: count * (even - paid)) -> Callable:
+    """Bits stored, from (loss in nats, count, alphabet): of the even guess's bits, the model's, and the count."""
+    return lambda loss, count, alphabet: way(math.log2(alphabet), loss / math.log(2), count)
+
+
+ANSWERS += [
+    ("15", "check_bits", bits_of(), "Right"),
+    ("15", "check_bits", lambda *given: torch.tensor(bits_of()(*given)), "Right"),
+    ("15", "check_bits", lambda *given: str(bits_of()(*given)), "Right"),
+    ("15", "check_bits", lambda loss, count, size: count * (math.log2(size) - loss), "divide it by ln 2"),
+    ("15", "check_bits", lambda loss, count, size: count * (math.log(size) - loss), "the answer in nats"),
+    ("15", "check_bits", lambda loss, count, size: count * (math.log2(size) - loss * math.log(2)), "do not multiply"),
+    ("15", "check_bits", lambda loss, count, size: count * (math.log(size) - loss / math.log(2)), "not ln"),
+    ("15", "check_bits", lambda loss, count, size: count * (6 - loss / math.log(2)), "6 for 64 symbols alone"),
+    ("15", "check_bits", lambda loss, count, size: count * (size - loss / math.log(2)), "not its size"),
+    ("15", "check_bits", bits_of(lambda even, paid, count: even - paid), "for one symbol"),
+    ("15", "check_bits", bits_of(lambda even, paid, count: count * (paid - even)), "the sign"),
+    ("15", "check_bits", bits_of(lambda even, paid, count: count * paid), "still pays"),
+    ("15", "check_bits", bits_of(lambda even, paid, count: max(0, count * (even - paid))), "do not cut at 0"),
+    ("15", "check_bits", bits_of(lambda even, paid, count: 7.5), "what does an even guess pay"),
+    ("15", "check_bits", bits_of(lambda even, paid, count: "many"), "give one number"),
+    ("15", "check_bits", bits_of(lambda even, paid, count: None), "write your answer"),
+    ("15", "check_bits", raises, "a slip of the pen"),
+    ("15", "check_tokens", 83_886_080, "Right"),
+    ("15", "check_tokens", "83,886,080", "Right"),
+    ("15", "check_tokens", 8.4e7, "Right"),
+    ("15", "check_tokens", 0, "write your answer"),
+    ("15", "check_tokens", 41_943_040, "room for 2 bits"),
+    ("15", "check_tokens", 41_943_040 / 2, "multiply by 2"),
+    ("15", "check_tokens", 41_943_040 / 4, "that is bytes"),
+    ("15", "check_tokens", 83_886_080 / math.log(2), "already in bits"),
+    ("15", "check_tokens", 83_886_080 * math.log(2), "already in bits"),
+    ("15", "check_tokens", 16 * 83_886_080, "the rank is in the count"),
+    ("15", "check_tokens", 16 * 41_943_040, "bfloat16"),
+    ("15", "check_tokens", 3.6 * 41_943_040, "not 3.6"),
+    ("15", "check_tokens", 5, "over bits a token"),
+    ("15", "check_tokens", "many", "give one number"),
+    ("15", "check_step", 6, "Right"),
+    ("15", "check_step", torch.tensor(6.0), "Right"),
+    ("15", "check_step", 0, "write your answer"),
+    ("15", "check_step", 18_000 / 2079.4, "divide it by ln 2"),
+    ("15", "check_step", 4, "multiply by it"),
+    ("15", "check_step", 8 / 3, "do not divide"),
+    ("15", "check_step", 18_000 / (2079.4 * math.log(2)), "a nat is more than a bit"),
+    ("15", "check_step", 6000, "those are characters"),
+    ("15", "check_step", 18_000, "how many does a step meet"),
+    ("15", "check_step", 1 / 6, "the other way round"),
+    ("15", "check_step", 18, "not one bit"),
+    ("15", "check_step", 7, "that a step meets"),
+    ("15", "check_step", "many", "give one number"),
+]
+
+
 # Chapter 16
 
 
