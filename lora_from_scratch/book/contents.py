@@ -43,6 +43,8 @@ PARTS = {  # part: {chapter: (its title, its question)}
         "13": ("Toy or real?", "Which of the tiny model's conclusions hold there?"),
     },
     "Claims asked again": {
+        "14": ("Learning rates and batches", "Where is the best rate now, and what does a large batch cost?"),
+        "15": ("Capacity", "How many bits does a parameter hold, and when does a low rank fall behind?"),
         "16": ("Reinforcement", "How few numbers can learn from rewards, and what can rewards not teach?"),
         "17": ("Starts from an SVD", "What is left of PiSSA, MiLoRA and LoftQ once rates are tuned?"),
     },
