@@ -6,9 +6,8 @@
 # **What you will be able to do.** Tell a broken run by one number, and know which number to ask for. Let `diagnose`
 # look at a model, its optimizer, a batch and a file, and know what it cannot see. Mend faults that people report.
 #
-# **What you need.** Chapter 01 for the layer. Or come with a symptom. The loss does not go down, or is NaN: *Nothing
-# learns*. It goes down and answers are wrong: *It learns the wrong thing*. Well in training, gone after loading: *What
-# it learnt is lost*. Each case points to the chapter that explains it.
+# **What you need.** Chapter 01 for the layer. Or come with a symptom: the headings below are symptoms. (A loss that is
+# NaN is under the first.) Each case points to the chapter that explains it.
 #
 # **Where the cases come from.** Somebody asked each in public. Its heading names threads that we read, as
 # `repository#number`, told in our words; nobody counted them. Each was then broken on purpose, on a tiny model.
@@ -87,7 +86,7 @@ def show(*names):
 
 
 # %% [markdown]
-# ## Nothing learns
+# ## Nothing learns: the loss does not go down
 #
 # **Nothing is trainable.** The model was frozen after the adapters were added, or loaded for use and then trained on.
 # It raises. **Target names that are not found.** Layers have other names in other models. PEFT
@@ -141,7 +140,7 @@ show("the rate is too low")
 show("trained in float16")
 
 # %% [markdown]
-# ## It learns the wrong thing
+# ## It learns the wrong thing: the loss goes down, and the answers are wrong
 #
 # **The base is not frozen.** Training goes very well, since everything trains. Then `A` and `B` alone are saved, and
 # put on the base as it was. What the base had learnt is gone. The share that `print_trainable_parameters` gives tells
@@ -291,7 +290,7 @@ show("B is not zero at the start")
 show("dropout on at use", "adapters added with cross terms", "adapters on adapters")
 
 # %% [markdown]
-# ## What it learnt is lost
+# ## What it learnt is lost: well in training, gone after loading
 #
 # **Names that fit nothing.** `load_state_dict(…, strict=False)` takes any file. If a prefix differs, nothing fits, and
 # `B` stays zero: the tuned model *is* the base. What it gives back lists the names that it could not place; look at
@@ -342,7 +341,7 @@ for seed in seeds:
 show("another engine reads alpha otherwise", "the server refuses it")
 
 # %% [markdown]
-# ## It costs more than expected
+# ## It costs more than expected: slow, or too large
 #
 # Nothing is wrong here, and `diagnose` is right to be silent. **Not faster**: an adapter saves the products for the
 # gradient of `W0`, a third of a step's, and adds products of its own. At a high rank these outweigh the saving.
