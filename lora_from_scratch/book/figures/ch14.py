@@ -18,7 +18,6 @@ ARMS = {  # what is drawn of the batches: (method, way, colour, dashes, marker)
     "rank 64": ("rank 64", "tokens", plots.SKY, "-", "^"),
     "both begun": ("both begun", "tokens", plots.ORANGE, "-", "D"),
     "rank 16, equal steps": ("rank 16", "steps", plots.BLUE, "--", "o"),
-    "rank 64, equal steps": ("rank 64", "steps", plots.SKY, "--", "^"),
 }
 
 
@@ -89,7 +88,7 @@ def ratio_by_width(
     value, low, high = real
     ax.plot([576, 576], [max(low, 0.3), min(high, 90)], color=plots.PURPLE, linewidth=1.5)
     ax.plot(576, value, "D", color=plots.PURPLE, markerfacecolor="white", markersize=7)
-    ax.annotate("pretrained", (576, value), xytext=(-8, 0), textcoords="offset points", color=plots.PURPLE, ha="right")
+    ax.annotate("pretrained", (576, value), xytext=(-9, 12), textcoords="offset points", color=plots.PURPLE, ha="right")
     ax.set(xscale="log", yscale="log", xlabel="width of the model", ylabel="LoRA's best rate over full's", xlim=ends)
     ax.set_ylim(0.4, 100)
     ax.set_xticks([*widths, 576], [str(w) for w in (*widths, 576)])
@@ -110,17 +109,20 @@ def exponents(fits: Mapping, ratios: Mapping, lengths: Sequence[int]) -> Figure:
     """The exponents of s and r by length, beside the limits; the ratio of best rates by length, beside 15 and 10."""
     fig, axes = plots.canvas(2, width=12, height=4.6)
     for level, text in ((-1, "1 / s: a short run"), (-0.5, "1 / √s: a long run")):
-        plots.reference(axes[0], level, text)
+        axes[0].axhline(level, color=plots.GREY, linestyle="--", linewidth=1.2)
+        axes[0].annotate(text, (0.99, level), xycoords=("axes fraction", "data"), xytext=(0, -4), ha="right", va="top",
+                         textcoords="offset points", color=plots.GREY, fontsize=9)  # fmt: skip
     tasks = list(dict.fromkeys(task for task, _ in fits))
     for i, task in enumerate(tasks):
         colour, _, name = LOOKS[task]
         for column, (marker, dashes, what) in enumerate((("o", "-", "s"), ("^", ":", "r"))):
             y = [stats.interval(list(fits[task, n][:, column])) for n in lengths]
             x = np.array(lengths) * (1 + 0.06 * i)
-            plots.band(axes[0], x, [m for m, _ in y], [h for _, h in y], colour, linestyle=dashes)
-            axes[0].lines[-1].set_marker(marker)
-            plots.label_end(axes[0], x, [y[-1][0]] * len(x), f"{what}, {name}", colour, dy=7 * (1 - 2 * i))
-    axes[0].set(ylabel="exponent of the best rate", title="rate = c · s^a · r^b", ylim=(-1.15, 0.1))
+            axes[0].errorbar(x, [m for m, _ in y], yerr=np.nan_to_num([h for _, h in y]), color=colour, marker=marker,
+                             linestyle=dashes, markersize=5, capsize=3)  # fmt: skip
+            axes[0].annotate(f"{what}, {name}", (x[0], y[0][0]), xytext=(-6, 0), textcoords="offset points", ha="right",
+                             va="center", color=colour, fontsize=9)  # fmt: skip
+    axes[0].set(ylabel="exponent of the best rate", title="exponents of s (dots) and r (triangles)", ylim=(-1.12, 0.05))
     for level, text in ((15, "15, short runs"), (10, "10")):
         plots.reference(axes[1], level, text)
     for i, task in enumerate(tasks):
@@ -133,7 +135,7 @@ def exponents(fits: Mapping, ratios: Mapping, lengths: Sequence[int]) -> Figure:
     axes[1].set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
     for ax in axes:
         ax.set(xscale="log", xlabel="steps of the run")
-        ax.set_xlim(lengths[0] / 1.3, lengths[-1] * 2.6)
+        ax.set_xlim(lengths[0] / 2.2, lengths[-1] * 2.2)
         ax.set_xticks(list(lengths), [str(n) for n in lengths])
         ax.minorticks_off()
     return fig
@@ -192,10 +194,11 @@ def gaps(losses: Callable, tasks: Sequence[str], batches: Sequence[int]) -> Figu
     fig, axes = plots.canvas(len(tasks), width=6 * len(tasks) + 1, height=4.6, sharey=True)
     for ax, task in zip(axes, tasks, strict=True):
         ends = {}
-        for name, (method, way, colour, dashes, marker) in ARMS.items():
+        for i, (name, (method, way, colour, dashes, marker)) in enumerate(ARMS.items()):
             y = [stats.interval(list(losses(task, method, b, way) - losses(task, "full", b, way))) for b in batches]
             means, halves = [m for m, _ in y], [h for _, h in y]
-            ax.errorbar(batches, means, yerr=np.nan_to_num(halves), color=colour, linestyle=dashes, marker=marker,
+            x = np.array(batches) * (1 + 0.05 * (i - 1.5))
+            ax.errorbar(x, means, yerr=np.nan_to_num(halves), color=colour, linestyle=dashes, marker=marker,
                         capsize=3, markersize=5)  # fmt: skip
             ends[name] = (means[-1], colour)
         ax.axhline(0, color=plots.GREY, linewidth=1)
