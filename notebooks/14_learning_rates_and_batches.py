@@ -426,8 +426,8 @@ results.figure(
 # **r.** At alpha 32 the best rate of rank 64 is 1.2 times that of rank 4 in 400 steps, within the article's factor of
 # 2. In 25 steps it is 1.7 times, and open: here the *short* run hangs on the rank more than the long one, where the
 # article has it the other way round. At alpha = r the rate falls as r^-0.48 and r^-0.41: near r^-½, in 25 steps within
-# our margin. Both are nearly one law: rate ∝ 1 / √(s r), and s r is alpha. So a fixed alpha keeps the rate, because the two
-# exponents are alike, and not because the rank did not matter.
+# our margin. Both are nearly one law: rate ∝ 1 / √(s r), and s r is alpha. So a fixed alpha keeps the rate because the
+# two exponents are alike, and not because the rank did not matter.
 
 # %% [markdown]
 # ## Which law, then?
