@@ -110,7 +110,7 @@ def exponents(fits: Mapping, ratios: Mapping, lengths: Sequence[int]) -> Figure:
     fig, axes = plots.canvas(2, width=12, height=4.6)
     for level, text in ((-1, "1 / s: a short run"), (-0.5, "1 / √s: a long run")):
         axes[0].axhline(level, color=plots.GREY, linestyle="--", linewidth=1.2)
-        axes[0].annotate(text, (0.99, level), xycoords=("axes fraction", "data"), xytext=(0, -4), ha="right", va="top",
+        axes[0].annotate(text, (0.99, level), xycoords=("axes fraction", "data"), xytext=(0, 3), ha="right",
                          textcoords="offset points", color=plots.GREY, fontsize=9)  # fmt: skip
     tasks = list(dict.fromkeys(task for task, _ in fits))
     for i, task in enumerate(tasks):
@@ -135,7 +135,7 @@ def exponents(fits: Mapping, ratios: Mapping, lengths: Sequence[int]) -> Figure:
     axes[1].set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
     for ax in axes:
         ax.set(xscale="log", xlabel="steps of the run")
-        ax.set_xlim(lengths[0] / 2.2, lengths[-1] * 2.2)
+        ax.set_xlim(lengths[0] / 2.2, lengths[-1] * (6 if ax is axes[0] else 2.2))
         ax.set_xticks(list(lengths), [str(n) for n in lengths])
         ax.minorticks_off()
     return fig
@@ -207,6 +207,6 @@ def gaps(losses: Callable, tasks: Sequence[str], batches: Sequence[int]) -> Figu
         ax.minorticks_off()
         nudges = plots.apart(ax, {name: height for name, (height, _) in ends.items()})
         for name, (height, colour) in ends.items():
-            plots.label_end(ax, np.array(batches), [height] * len(batches), name, colour, nudges[name])
+            plots.label_end(ax, np.array(batches) * 1.1, [height] * len(batches), name, colour, nudges[name])
     axes[0].set_ylabel("loss less full's (nats a character)")
     return fig
