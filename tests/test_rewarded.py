@@ -328,3 +328,33 @@ def test_shares_of_a_gain_by_hand():
     assert ch16.share([0.5], [0.1], [0.1]) == [float("inf")]
     assert ch16.smoothed([1, 2, 3, 4], width=2).tolist() == [1, 1.5, 2.5, 3.5]
     assert list(itertools.pairwise(ch16.smoothed([2.0] * 9).tolist())) == [(2.0, 2.0)] * 8
+
+
+def test_one_habit_gets_the_prompts_behind_which_it_is_right_and_no_others():
+    """By a loop over the prompts: the share of last letters behind m."""
+    prompts = words.word_prompts("held_out")
+    chosen = [prompts[int(i)] for i in torch.linspace(0, len(prompts) - 1, SMOKE.eval_windows).long()]
+    late = [decode(prompt)[-2] > "m" for prompt in chosen]
+    assert practised.one_habit(SMOKE) == sum(late) / len(late)
+
+
+def test_asked_k_times_is_one_less_the_chance_of_k_failures():
+    p = torch.tensor([0.0, 0.5, 0.25, 1.0], dtype=torch.float64)
+    by_hand = [(0 + 0.5 + 0.25 + 1) / 4, (0 + 0.75 + 1 - 0.75**2 + 1) / 4]
+    assert practised.pass_at(p, (1, 2)) == pytest.approx(by_hand)
+
+
+def test_the_first_direction_of_a_rank_1_update_keeps_all_of_it():
+    """Cut to rank 1, an update of rank 1 is what it was, and needs no new size; one of full rank is another."""
+    run = replace(Rewarded(lr=1e-2, seed=1), adapter=AdapterConfig(rank=1, alpha=32), fed="shown")
+    base = words.held_out_success(pretrained(SMOKE, 1), run.words, SMOKE.eval_windows)
+    kept = practised.cut_shares(run, run, SMOKE, {1: base})
+    assert set(kept) == set(practised.CUTS)
+    assert [v[0] for v in kept.values()] == pytest.approx([1, 1], rel=1e-3)
+    whole = practised.cut_shares(replace(run, adapter=None, scope="linear"), run, SMOKE, {1: base})
+    assert all(abs(v[0] - 1) > 1e-3 for v in whole.values())
+
+
+def test_luck_is_told_by_what_was_expected_and_what_came():
+    told = ch16.of_luck([True, True, False, False], [True, False, False, True], [1.0, 1.0, 0.0, 0.0])
+    assert told == "of 4 runs 2 had a lucky answer, 1.3 were to; 2 learnt, 1 of them with one"

@@ -3,6 +3,7 @@
 Weights are {name: (out, in)} of the adapted layers. A control takes those before and after a run and gives others.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,6 +20,7 @@ from lora_from_scratch.lab.workers import carry_out_all
 from lora_from_scratch.targets import find_targets
 
 Weights = dict[str, Tensor]
+CUTS = ("cut", "cut and rescaled")  # the update's first direction as it is, and as large as the whole
 
 
 def weights(run: Rewarded, preset: Preset, trained: bool = True) -> Weights:
@@ -90,6 +92,18 @@ def held_out(model: nn.Module, run: Rewarded, preset: Preset) -> Tensor:
     return words.success(model, chosen, run.words, run.by_letter)
 
 
+def one_habit(preset: Preset) -> float:
+    """The share of the held-out prompts behind which the rule wants its second word: what writing it always gets."""
+    prompts = words.word_prompts("held_out")
+    chosen = prompts[torch.linspace(0, len(prompts) - 1, preset.eval_windows).long()]
+    return (chosen[:, -2] > words.LAST_EARLY).double().mean().item()
+
+
+def pass_at(p: Tensor, ks: Sequence[int]) -> list[float]:
+    """pass@k for every k: how likely one of k answers is right, the mean over prompts with chances p, (prompts,)."""
+    return [(1 - (1 - p).clamp(0, 1) ** k).mean().item() for k in ks]
+
+
 def started(run: Rewarded, preset: Preset) -> tuple[nn.Module, Weights]:
     """The model as `run` begins with it, and {name: value} of what it trains."""
     with torch.random.fork_rng():
@@ -126,3 +140,21 @@ def compare_rewarded(
     else:
         tried = search({label: grids[label] for label in methods}, max(4, preset.budget), losses_of)
     return judged(methods, tried, known, preset.seeds, results_of)
+
+
+def cut_shares(run: Rewarded, judge: Rewarded, preset: Preset, start: Mapping[int, float]) -> dict[str, list[float]]:
+    """Of the gain of `run`, what the first directions of its updates keep, {CUTS: one value a base}.
+
+    `start` is {seed: the base's success}; success is that at the reward of `judge`, on the held-out prompts.
+    """
+    found: dict[str, list[float]] = {how: [] for how in CUTS}
+    for seed, at in start.items():
+        before, after = update(run, preset, seed)
+        short = cut(before, after)
+        gain = [
+            held_out(with_weights(preset, seed, new), judge, preset).mean().item() - at
+            for new in (after, short, scaled_like(before, short, after))
+        ]
+        for how, kept in zip(CUTS, gain[1:], strict=True):
+            found[how].append(kept / gain[0] if gain[0] else float("inf"))
+    return found

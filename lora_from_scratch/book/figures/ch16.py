@@ -1,5 +1,6 @@
 """The pictures and sums of chapter 16: success along runs, the dial from often to never, shares of a gain."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -32,6 +33,16 @@ def share(first: Sequence[float], start: Sequence[float], full: Sequence[float])
 def each(values: Sequence[float]) -> str:
     """The values, base by base, for a line of print."""
     return ", ".join(f"{value:.3f}" for value in values)
+
+
+def of_luck(lucky: Sequence[bool], learnt: Sequence[bool], expected: Sequence[float]) -> str:
+    """How many runs had luck, and were to by the lucky answers each may expect; how many learnt, and with luck."""
+    hoped = sum(1 - math.exp(-k) for k in expected)
+    both = sum(a and b for a, b in zip(lucky, learnt, strict=True))
+    return (
+        f"of {len(lucky)} runs {sum(lucky)} had a lucky answer, {hoped:.1f} were to; "
+        f"{sum(learnt)} learnt, {both} of them with one"
+    )
 
 
 def smoothed(values: Sequence[float], width: int = SMOOTH) -> np.ndarray:
