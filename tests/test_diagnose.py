@@ -546,6 +546,24 @@ def test_what_a_loss_counts_is_seen_by_its_gradient(begin, end, said):
     assert set(said) <= set(found) and (len(found) == len(said) or (begin, end) == (1, 1))
 
 
+@pytest.mark.parametrize("first", [-1, 0])
+def test_padding_that_is_counted_is_told_and_padding_that_is_not_is_not(first):
+    """Rows of unequal lengths, filled up with ends; `first` -1 counts what stands behind the answers, 0 does not."""
+    model = llama()
+    batch = [Example(tuple(range(2, 8 + i)), 3) for i in range(3)]
+
+    def loss(m, b):
+        longest = max(len(e.ids) for e in b)
+        ids = torch.tensor([[*e.ids, *[1] * (longest - len(e.ids))] for e in b])
+        labels = ids[:, 1:].clone()
+        for row, e in zip(labels, b, strict=True):
+            row[: e.start - 1] = -100
+            row[len(e.ids) - 1 if not first else longest :] = -100
+        return F.cross_entropy(m(ids[:, :-1]).flatten(0, 1), labels.flatten())
+
+    assert names(model, optimizer_of(model), batch, loss) == (["the loss counts the padding"] if first else [])
+
+
 @pytest.mark.parametrize("where, said", [
     (-1, "the end of an answer is not learnt"),
     (0, "the loss leaves out the first token of the answer"),

@@ -42,13 +42,14 @@ def _answers(batch: object) -> list[tuple[int, int]]:
 
 
 def _of_answers(answers: list[tuple[int, int]], counted: Tensor) -> list[Finding]:
-    """The loss on the prompt, and the ends of the answer left out."""
+    """The loss on the prompt or behind the answer, and the ends of the answer left out."""
     if not answers or len(answers) != len(counted) or not all(1 <= first <= last for first, last in answers):
         return []
     missing = max(last for _, last in answers) - counted.shape[1]  # places that the model was not even given
     counted = torch.nn.functional.pad(counted, (0, max(0, missing)), value=False)
     prompt = sum(int(row[: first - 1].sum()) for row, (first, _) in zip(counted, answers, strict=True))
     inside = sum(int(row[first - 1 : last].sum()) for row, (first, last) in zip(counted, answers, strict=True))
+    behind = sum(int(row[last:].sum()) for row, (_, last) in zip(counted, answers, strict=True))
     openings = sum(bool(row[first - 1]) for row, (first, _) in zip(counted, answers, strict=True))
     endings = sum(bool(row[last - 1]) for row, (_, last) in zip(counted, answers, strict=True))
     between = sum(max(0, last - first - 1) for first, last in answers)  # what is neither first nor last
@@ -60,12 +61,15 @@ def _of_answers(answers: list[tuple[int, int]], counted: Tensor) -> list[Finding
     if prompt:
         numbers = {"places of the prompt counted": prompt, "places of the answer counted": inside}
         found.append(Finding("the loss counts the prompt", numbers, "label the prompt's tokens -100: it is given"))
+    if behind:
+        numbers = {"places behind the answers counted": behind, "places of the answer counted": inside}
+        found.append(Finding("the loss counts the padding", numbers, "label what stands behind an answer's end -100"))
     if openings <= few and openings < endings:
         found.append(
             Finding(
                 "the loss leaves out the first token of the answer",
                 {"first tokens counted": openings, "of": rows},
-                "it is predicted at the last place of the prompt: shift first, then mask; or mask one token less",
+                "the prompt's last place predicts it: mask labels[:start], then shift; else mask labels[:start - 1]",
             )
         )
     if endings <= few and endings <= openings:

@@ -93,6 +93,7 @@ GUISES: dict[str, Callable[[int], Found]] = {
     "the rate is 1, after 20 steps": lambda seed: _asked(world.adapted(seed), rate=1.0, steps=20),
     "the labels are not shifted": lambda seed: _asked(world.adapted(seed), _not_shifted),
     "the labels are shifted twice": lambda seed: _asked(world.adapted(seed), _shifted_twice),
+    "the loss is negated": lambda seed: _asked(world.adapted(seed), lambda m, e: -answer_loss(m, e)),
     "first tokens left out, a batch in halves": lambda seed: _asked(world.adapted(seed), _first_lost_in_halves),
     "ends left out, the batch tells no answers": _end_lost_unsaid,
     "the base was never loaded": _never_loaded,

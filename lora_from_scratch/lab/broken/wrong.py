@@ -49,7 +49,7 @@ def loss_padded_with(pad: int) -> world.Loss:
 
 
 def loss_one_too_far(model: nn.Module, examples: Sequence[Example]) -> Tensor:
-    """The answers' loss without their first token: the mask was laid before the shift."""
+    """The answers' loss without their first token: `start` places were left out after the shift."""
     return answer_loss(model, [replace(e, start=e.start + 1) for e in examples])
 
 
@@ -125,7 +125,7 @@ CASES = (
         group="wrong",
         asks="it answers as if it had not been trained",
         slip="labels[: start + 1] = -100, one token too many",
-        mend="shift first, then mask up to the answer",
+        mend="mask labels[:start], then shift",
         number="answers exact after the lesson",
         run=one_token_too_far,
         finding="the loss leaves out the first token of the answer",
