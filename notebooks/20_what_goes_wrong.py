@@ -12,7 +12,7 @@
 # **Where the cases come from.** Somebody asked each in public. Its heading names threads that we read, as
 # `repository#number`, told in our words; nobody counted them. Each was then broken on purpose, on a tiny model.
 #
-# No published claim is tested here, but our own tool: does it name what is broken, and is it silent where nothing is?
+# What is tested is our own tool: does it name what is broken, and is it silent where nothing is?
 
 # %%
 import torch
@@ -68,8 +68,8 @@ print(f"exact answers {world.exact(model):.0%}, loss {world.loss_on(model, world
 # saves. It looks at flags and names, at the numbers in `A` and `B`, and at one forward and backward pass. Then it puts
 # back modes, gradients, the random state, and buffers of up to 65,536 numbers.
 #
-# `B` is zero before and not zero after, and both are well. A `B` of zeros is how a run usually begins. Adam tells the
-# two apart: it counts its steps.
+# `B` is zero before and not zero after, and both are well. A `B` of zeros is how a run usually begins. Adam's count of
+# steps tells the two apart.
 #
 # Guess, and keep it: of the runs below, how many end in an error? How many can a tool see that is given these things?
 
@@ -260,12 +260,11 @@ alpha_raised.measure(
 
 # %% [markdown] rests_on="20.alpha_kept=not settled, 20.alpha_raised=holds"
 # With alpha kept, rank 64 ends {20.alpha_kept.shown} nats above rank 4. The interval reaches just beyond the margin, so
-# it is not settled that they are level. The row's chance is the other rule, and not noise. Noise is what another draw
-# of `A` does at rank 4, printed below the table: that interval is wider than this one, so with one draw a base the row
-# can hardly be settled. With alpha raised beside the rank, a step is
-# longer. At the rate that was right, the lesson ends {20.alpha_raised.shown} nats higher; in the table, at a rate that
-# was too low, it ends lower. So raising alpha is no fault in itself, and keeping it is not shown to be none. What *is*
-# one is to change alpha and not look at the rate again.
+# it is not settled that they are level. The row's chance is the other rule. Noise, another draw of `A` at rank 4, is
+# wider than this interval, so with one draw a base the row can hardly be settled. With alpha raised beside the rank, a
+# step is longer. At the rate that was right, the lesson ends {20.alpha_raised.shown} nats higher; in the table, at a
+# rate that was too low, it ends lower. So raising alpha is no fault in itself, and keeping it is not shown to be none.
+# What *is* one is to change alpha and not look at the rate again.
 
 # %% [markdown]
 # **B not zero at the start.** Then training does not begin at the base, but at the base plus noise. `diagnose` tells a
@@ -294,11 +293,11 @@ show("dropout on at use", "adapters added with cross terms", "adapters on adapte
 # ## What it learnt is lost: well in training, gone after loading
 #
 # **Names that fit nothing.** `load_state_dict(…, strict=False)` takes any file. If a prefix differs, nothing fits, and
-# `B` stays zero: the tuned model *is* the base. What it gives back lists the names that it could not place; look at
-# it. A fresh adapter that is used as a baseline has a `B` of zeros too, and is well. So `diagnose` speaks only where it
-# is shown the file, `saved=load_file(path)`, or where PEFT's settings say that the adapter came from one. **A file
-# without weights.** A script laid a filter over `state_dict()`, and the library began to filter by itself. After both,
-# nothing was left, and the file had 443 bytes. Here one filter is enough. Look at yours.
+# `B` stays zero: the tuned model *is* the base. What it gives back lists the names that it could not place. A fresh
+# adapter that is used as a baseline has a `B` of zeros too, and is well. So `diagnose` speaks only where it is shown
+# the file, `saved=load_file(path)`, or where PEFT's settings say that the adapter came from one. **A file without
+# weights.** A script laid a filter over `state_dict()`, and the library began to filter by itself. After both nothing
+# was left. Look at the file.
 
 # %%
 show("the file's names fit nothing", "the file holds no weights")
@@ -317,7 +316,7 @@ show("new tokens, and the embedding not saved", "a new head, neither trained nor
 # %% [markdown]
 # **Merged into 4 bits.** A light lesson makes a small update, most of it below half a step of a 16-level grid. Quantize
 # the merge, and most of it is gone (chapter 05). **On another base.** An adapter is a difference. Beside other weights
-# it is a difference from something else. Shapes fit, so nothing refuses it. **Merged and unmerged differ**, by a
+# it is a difference from something else. **Merged and unmerged differ**, by a
 # rounding step of the format, and more in 16 bits than in 32 (chapter 03). That one is no fault.
 #
 # A merged layer has no mark of what was added or rounded away, and an adapter none of its base's numbers. So compare:
@@ -368,8 +367,8 @@ show("why isn't it faster?", "why does it take as much memory?", "the printed sh
 # The third takes two dozen more healthy kinds, thought of when the rules stood, by those who knew the rules. They are
 # asked once, and no rule is mended for them: what comes out stands. (A rule on padding came later.)
 #
-# What is counted are cases and kinds: bases, and more looks at one kind, are near copies. Many kinds are near one
-# another too: were 13 of the 48 copies, the second row would not be settled. A tool that never speaks passes the second
+# What is counted are cases and kinds: bases, and more looks at one kind, are near copies. Were 13 of the 48 kinds
+# copies too, the second row would not be settled. A tool that never speaks passes the second
 # and the third, so they count only beside the first. The nulls are a tool that knows which of the two runs is broken,
 # and always gives the commonest name; and one that speaks of healthy kinds as often as this one does of the runs above.
 #
@@ -456,9 +455,9 @@ results.record(guises={name: sorted(found) for name, found in others.items()})
 #
 # Of kinds that were thought of after the rules it calls {20.unseen.shown} broken. Whether that is fewer than one in
 # four is not settled. Both are losses that count the prompt's places on purpose, and `diagnose` takes any count there
-# for a slip. It asks only whether a gradient is there. A rule could look closer (a label leaves one negative entry, at
-# the next token), and then other kinds would have to be thought of. Nor is the list done: at about one draw in fifty
-# the random half of the tokens leaves out most ends or openings by chance, and is then called broken too.
+# for a slip. A rule could look closer (a label leaves one negative entry in
+# the gradient), and then other kinds would have to be thought of. At about one draw in fifty the random half
+# of the tokens leaves out most ends or openings by chance, and is called broken too.
 #
 # Few of these runs end in an error. What `diagnose` cannot see here is told by a batch kept from before (a merge into 4
 # bits, another base), by the folder, by other rates, by the prompt's ids, or by the sum of the updates.
@@ -541,8 +540,6 @@ print(check.check_runs(my_names))
 # </details>
 #
 # ## The same with PEFT
-#
-# A whole file that runs; put your own model in.
 #
 # ```python
 # import torch
