@@ -297,7 +297,7 @@ show("dropout on at use", "adapters added with cross terms", "adapters on adapte
 # adapter that is used as a baseline has a `B` of zeros too, and is well. So `diagnose` speaks only where it is shown
 # the file, `saved=load_file(path)`, or where PEFT's settings say that the adapter came from one. **A file without
 # weights.** A script laid a filter over `state_dict()`, and the library began to filter by itself. After both nothing
-# was left. Look at the file.
+# was left.
 
 # %%
 show("the file's names fit nothing", "the file holds no weights")
