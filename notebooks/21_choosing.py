@@ -436,8 +436,8 @@ print(
 # - What memory a GPU's allocator and kernels take beyond the count. The peaks of 06 and 12 are of a CPU in float32,
 #   those of A2 of fake tensors. The plans above are in bfloat16 and NF4, for which chapter 06 has counts and not peaks.
 #   Try two steps before you trust a night to it; the second step is the one that needs most.
-# - Which batch is best for your clock. Chapter 14 compares batches at equal tokens and at equal steps, on the tiny model;
-#   the calculator splits one for its memory alone.
+# - Which batch is best for your clock. Chapter 14 compares batches at equal tokens and at equal steps, on the tiny
+#   model; the calculator splits one for its memory alone.
 #
 # ## Exercises
 #
