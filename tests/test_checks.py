@@ -1344,6 +1344,8 @@ ANSWERS += [
     ("14", "check_knobs", knobs(lambda c, size, a, b: [size * c, a * c, b]), "Right"),
     ("14", "check_knobs", knobs(lambda c, size, a, b: (size * c**0.5, a * c**0.5, torch.tensor(b * c**0.5))), "Right"),
     ("14", "check_knobs", knobs(lambda c, size, a, b: (size, a * c, b * c)), "both rates times"),
+    ("14", "check_knobs", knobs(lambda c, size, a, b: np.array([size, a, b * c])), "Right"),
+    ("14", "check_knobs", knobs(lambda c, size, a, b: (size, a * c**0.5, b * c**0.5)), "the long run's rule"),
     ("14", "check_knobs", knobs(lambda c, size, a, b: (size, a, b / c)), "the other way round"),
     ("14", "check_knobs", knobs(lambda c, size, a, b: (size * c, a, b)), "size of A / rate of A is not"),
     ("14", "check_knobs", knobs(lambda c, size, a, b: (size, a, b)), "the first steps"),

@@ -83,8 +83,8 @@ ADVICES = [
         "At the rate that is right for rank 4, rank 64 with alpha raised beside it ended {20.alpha_raised.shown} nats "
         "above rank 64 with alpha kept, on a Llama of two layers and 30 steps; that alpha kept needs no new rate is "
         "open, and so is which alpha is best once the rate is searched. On the tiny model the best rate went as s to a "
-        "power of about -½ in 400 steps ({14.s_long.shown} from it), so alpha times c wants the rate over √c. At alpha "
-        "32 it changed by less than a factor of 2 from rank 4 to 64 in 400 steps; in 25 that is open "
+        "power of about -½ in 400 steps ({14.s_long_far.shown} from it), so alpha times c wants the rate over √c. At "
+        "alpha 32 it changed by less than a factor of 2 from rank 4 to 64 in 400 steps; in 25 that is open "
         "({14.rank_free.shown} octaves). rsLoRA is LoRA at alpha · √r, exactly; and another alpha is another result: "
         "at rank 64, each at its own rate, it ended higher on the near task ({07.own_rate_near.shown}) and lower on "
         "the far one, where it is open whether by more than the margin ({07.own_rate_far.shown}). One rate for all "
@@ -93,7 +93,7 @@ ADVICES = [
         "({07.shared.shown}); on the pretrained one rsLoRA did not fall further, and whether LoRA stays is open.",
         "20.alpha_raised=holds, 20.alpha_kept=not settled, 07.same=holds, 07.own_rate_near=does not hold, "
         "07.own_rate_far=not settled, 07.one_rate=does not hold, 07.shared=partly, 13.shared=not settled, "
-        "14.s_long=holds, 14.rank_free=not settled",
+        "14.s_long_far=holds, 14.s_long_near=holds, 14.rank_free=not settled",
     ),
     Advice(
         "Which learning rate?",
@@ -101,12 +101,11 @@ ADVICES = [
         "more.",
         "On the pretrained model LoRA at full fine-tuning's best rate ended {13.higher_rate.shown} nats above LoRA at "
         "its own; how many times higher its best rate is, is open. On the tiny model, at widths 64 to 256 and rank 16, "
-        "it was 1.7 to 3.6 times as high, and not ten ({14.ten.shown} octaves off 10). Two exponents of older sweeps, "
-        "about -½ of s and of the rank, told the best rate of other widths, lengths and alphas better than any law "
-        "that starts from full fine-tuning's ({14.law_5.shown} octaves beside one rate for all). Whether it is higher "
-        "in short runs is open. Under full fine-tuning of the tiny model a larger rate forgot more at the same loss "
-        "({11.larger_rate.shown}); under LoRA on the pretrained one it is open.",
-        "13.higher_rate=holds, 13.ten_times=not settled, 14.ten=not reproduced, 14.law_5=holds, 14.fifteen=not "
+        "it was 1.7 to 3.6 times as high, and not ten ({14.ten.shown} octaves off 10). Where alpha changes, 1 / √alpha "
+        "tells its own best rate better than the best single rate does ({14.law_6_r.shown} octaves of miss, alpha = "
+        "r). Whether it is higher in short runs is open. Under full fine-tuning of the tiny model a larger rate forgot "
+        "more at the same loss ({11.larger_rate.shown}); under LoRA on the pretrained one it is open.",
+        "13.higher_rate=holds, 13.ten_times=not settled, 14.ten=not reproduced, 14.law_6_r=holds, 14.fifteen=not "
         "settled, 11.larger_rate=reproduced, 13.larger_rate=not settled",
     ),
     Advice(

@@ -21,10 +21,13 @@ ARTICLE = [  # LoRA Without Regret (Thinking Machines, 29 September 2025), read 
         "Its best rate is about ten times full fine-tuning's",
         "13.ten_times=not settled, 13.higher_rate=holds, 14.ten=not reproduced, 14.same_power=not settled",
     ),
-    Line("In runs under some 100 steps it is about 15 times (called anecdotal)", "14.fifteen=not settled"),
+    Line(
+        "In runs under some 100 steps it is about 15 times (called anecdotal)",
+        "14.fifteen=not reproduced, 14.higher_in_short=not settled",
+    ),
     Line(
         "Under alpha / r the best rate changes by less than a factor of 2 from rank 4 to 512",
-        "14.rank_free=not settled",
+        "14.rank_free=not settled, 14.rank_one=partly",
     ),
     Line(
         "Adapt all layers, above all the MLP: attention alone does worse, at as many parameters too",

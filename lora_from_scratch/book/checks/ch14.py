@@ -40,6 +40,7 @@ def check_knobs(function) -> str:
         found, problem = call(function, alpha, size, rate_A, rate_B, new)
         if problem or found is None:
             return problem or STUB
+        found = found.tolist() if hasattr(found, "tolist") else found
         three = [number(one) for one in found] if isinstance(found, (tuple, list)) and len(found) == 3 else [None]
         if any(one is None or not one > 0 for one in three):
             return not_yet("give three positive numbers: the size of A, the rate of A, the rate of B")
@@ -58,6 +59,11 @@ def _named_knobs(before: tuple, after: list[float]) -> str:
         return not_yet(
             "both rates times alpha / new_alpha: the first step is the same, but A leaves its start sooner or later "
             "than it did; A's size must go with A's rate"
+        )
+    root = math.sqrt(alpha / new)
+    if near(new_size, size) and near(new_A, rate_A * root) and near(new_B, rate_B * root):
+        return not_yet(
+            "that is the long run's rule, and only a limit; let A's start grow by the same √ and it is exact"
         )
     if near(new_size, size) and near(new_A, rate_A) and near(new_B, rate_B * new / alpha):
         return not_yet("the other way round: a smaller alpha needs a larger rate of B")

@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lora_from_scratch.book import plots, stats
+from lora_from_scratch.lab.rates import Valley
+from lora_from_scratch.lab.sweep import best_rate
 
 SWEEPS = ("01_lora_layer.json", "07_rslora.json")
 LOOKS = {"rot13": (plots.BLUE, "o", "far"), "cipher-6": (plots.ORANGE, "s", "near")}
@@ -35,22 +37,12 @@ def committed_rates(root: Path) -> list[tuple[float, int, float]]:
     return points
 
 
-def real_ratios(root: Path, within: float = 0.02) -> tuple[float, float, float]:
-    """Rank 16's best rate over full's in chapter 13's committed sweep, and the range between all that tie with them.
-
-    Rates whose loss is `within` the best one's are ties; the true best lies between the outer neighbours of all ties.
-    """
+def real_ratio(root: Path) -> float:
+    """Rank 16's best rate over full's in chapter 13's committed sweep, each the bottom of its parabola: one seed."""
     sweep = json.loads((root / "figures" / "full" / "13_toy_or_real.json").read_text())["sweeps"]["documents"]
-    ends = {}
-    for label in ("full", "LoRA rank 16"):
-        tried = {float(rate): loss for rate, loss in sweep[label]["tried"].items()}
-        rates, least = sorted(tried), min(tried.values())
-        ties = [i for i, rate in enumerate(rates) if tried[rate] <= least + within]
-        low = rates[ties[0] - 1] if ties[0] else 0.0
-        high = rates[ties[-1] + 1] if ties[-1] + 1 < len(rates) else math.inf
-        ends[label] = (low, sweep[label]["rate"], high)
-    (f_low, f, f_high), (low, rate, high) = ends["full"], ends["LoRA rank 16"]
-    return rate / f, low / f_high, high / f_low if f_low else math.inf
+    tried = [{float(rate): loss for rate, loss in sweep[m]["tried"].items()} for m in ("LoRA rank 16", "full")]
+    lora, full = (Valley(rates).best for rates in tried)
+    return lora / full
 
 
 def table_of_rates(cells: Mapping, best: Mapping, seeds: Sequence[int]) -> str:
@@ -66,9 +58,9 @@ def table_of_rates(cells: Mapping, best: Mapping, seeds: Sequence[int]) -> str:
 
 
 def ratio_by_width(
-    ratio: Callable, tasks: Sequence[str], widths: Sequence[int], seeds: Sequence[int], real: tuple[float, float, float]
+    ratio: Callable, tasks: Sequence[str], widths: Sequence[int], seeds: Sequence[int], real: float
 ) -> Figure:
-    """The ratio of best rates over the width, beside 10 and hidden / 2α, and the pretrained model's with its range."""
+    """The ratio of best rates over the width, beside 10 and hidden / 2α, and the pretrained model's."""
     fig, (ax,) = plots.canvas(1, width=8, height=4.6)
     ends = np.array([min(widths) / 1.3, 900])
     ax.plot(ends, ends / 64, color=plots.GREY, linestyle="--", linewidth=1.2)
@@ -85,10 +77,9 @@ def ratio_by_width(
         heights[name] = (x, 2 ** logs[-1][0], colour)
     for name, (x, y, colour) in heights.items():
         plots.label_end(ax, x, [y] * len(x), f"{name} task", colour)
-    value, low, high = real
-    ax.plot([576, 576], [max(low, 0.3), min(high, 90)], color=plots.PURPLE, linewidth=1.5)
-    ax.plot(576, value, "D", color=plots.PURPLE, markerfacecolor="white", markersize=7)
-    ax.annotate("pretrained", (576, value), xytext=(-9, 12), textcoords="offset points", color=plots.PURPLE, ha="right")
+    ax.plot(576, real, "D", color=plots.PURPLE, markerfacecolor="white", markersize=7)
+    ax.annotate("pretrained, one seed", (576, real), xytext=(-9, 12), textcoords="offset points", color=plots.PURPLE,
+                ha="right")  # fmt: skip
     ax.set(xscale="log", yscale="log", xlabel="width of the model", ylabel="LoRA's best rate over full's", xlim=ends)
     ax.set_ylim(0.4, 100)
     ax.set_xticks([*widths, 576], [str(w) for w in (*widths, 576)])
@@ -159,18 +150,42 @@ def dealt(off: Mapping, best: Mapping, seed: int) -> float:
     return float(np.abs(told[:, None] - rates).mean())
 
 
-def table_of_misses(off: Mapping, laws: Sequence[str], seeds: Sequence[int]) -> str:
-    """One row a law: its mean miss with the sign, by width and by length, and the mean size of all its misses."""
+def one_level(off: Mapping, best: Mapping, seed: int) -> float:
+    """By how many octaves the best single rate for these runs misses their best rates, in the mean: their median's."""
+    rates = np.array([math.log2(best[cell, seed]) for cell in off])
+    return float(np.abs(rates - np.median(rates)).mean())
+
+
+def table_of_misses(off: Mapping, laws: Sequence[str], rules: Mapping[str, Callable], seeds: Sequence[int]) -> str:
+    """One row a law: its mean miss with the sign, by width and length at rank 16 and alpha 32, and sizes by rule."""
     cells = list(off[laws[0], seeds[0]])
     widths, lengths = sorted({c[1] for c in cells}), sorted({c[2] for c in cells})
-    groups = {f"width {w}": [c for c in cells if c[1] == w and c[3:] == (16, 32)] for w in widths}
-    groups |= {f"{n} steps": [c for c in cells if c[2] == n and c[1] == widths[0]] for n in lengths}
+    plain = [c for c in cells if c[3:] == (16, 32)]
+    groups = {f"width {w}": [c for c in plain if c[1] == w] for w in widths}
+    groups |= {f"{n} steps": [c for c in plain if c[2] == n and c[1] == widths[0]] for n in lengths}
     rows = []
     for law in laws:
         signed = [np.mean([off[law, k][c] for k in seeds for c in group]) for group in groups.values()]
-        sizes = [float(np.abs(list(off[law, k].values())).mean()) for k in seeds]
-        rows.append([law, *(f"{value:+.1f}" for value in signed), stats.shown(sizes, 2)])
-    return stats.table(["law (octaves; + is too high)", *groups, "mean size"], rows)
+        size = lambda k, inside, law=law: float(np.mean([abs(v) for c, v in off[law, k].items() if inside(c)]))  # noqa: E731
+        sizes = [stats.shown([size(k, inside) for k in seeds], 2) for inside in rules.values()]
+        rows.append([law, *(f"{value:+.1f}" for value in signed), *sizes])
+    return stats.table(["law (octaves; + is too high)", *groups, *(f"size, {rule}" for rule in rules)], rows)
+
+
+def cost_of_a_wrong_rate(valleys: Mapping) -> str:
+    """What a factor of 2 costs on the gentler and on the steeper side of the best rate tried, in the median valley."""
+    sides = []
+    for valley in valleys.values():
+        rates = sorted(valley.tried)
+        place = rates.index(best_rate(valley.tried))
+        beside = [valley.tried[rate] for rate in rates[max(0, place - 1) : place + 2] if rate != rates[place]]
+        sides.append(sorted(loss - valley.tried[rates[place]] for loss in beside))
+    gentle, steep = np.median([side[0] for side in sides]), np.median([side[-1] for side in sides])
+    within = np.mean([side[0] <= 0.04 for side in sides])
+    return (
+        f"a factor of 2 off the best rate tried costs {gentle:.3f} nats on the gentler side and {steep:.3f} on the "
+        f"steeper, in the median valley; in {within:.0%} of the valleys the gentler side is within 0.04"
+    )
 
 
 def table_of_batches(losses: Callable, tasks: Sequence[str], methods: Sequence[str], batches: Sequence[int]) -> str:
