@@ -497,7 +497,7 @@ print(figures.cost_of_a_wrong_rate(found))
 
 # %% [markdown] rests_on="14.law_5=does not hold, 14.law_5_r=holds, 14.law_6_r=holds"
 # Nor do our own exponents, at alpha 32 (0.36). Where alpha changes they win: 0.41 octaves, where one rate of 0.0056
-# misses by 1.7 and the best single one by far more than 0.41. A rate ∝ 1 / √alpha does nearly as well (0.58), with
+# misses by 1.7 and the best single one by 0.9. A rate ∝ 1 / √alpha does nearly as well (0.58), with
 # nothing fitted. So what a law has to know here is alpha.
 #
 # And what does a wrong rate cost? A factor of 2 costs 0.03 nats on the gentler side and 0.16 on the steeper, in the

@@ -105,8 +105,8 @@ ADVICES = [
         "tells its own best rate better than the best single rate does ({14.law_6_r.shown} octaves of miss, alpha = "
         "r). Whether it is higher in short runs is open. Under full fine-tuning of the tiny model a larger rate forgot "
         "more at the same loss ({11.larger_rate.shown}); under LoRA on the pretrained one it is open.",
-        "13.higher_rate=holds, 13.ten_times=not settled, 14.ten=not reproduced, 14.law_6_r=holds, 14.fifteen=not "
-        "settled, 11.larger_rate=reproduced, 13.larger_rate=not settled",
+        "13.higher_rate=holds, 13.ten_times=not settled, 14.ten=not reproduced, 14.law_6_r=holds, "
+        "14.higher_in_short=not settled, 11.larger_rate=reproduced, 13.larger_rate=not settled",
     ),
     Advice(
         "LoRA+?",
