@@ -103,6 +103,12 @@ def test_each_loss_is_taken_before_the_step_learns_and_the_windows_are_the_same_
     assert learn_once(replace(RUN, order=1), SMOKE)["losses"][0] != found["losses"][0]
 
 
+def test_a_copy_meets_the_same_windows_from_the_same_base_with_another_a(build):
+    """Before the first step both are the base on the same windows; after it they part."""
+    found, copy = learn_once(RUN, SMOKE), learn_once(replace(RUN, draw=1), SMOKE)
+    assert found["losses"][0] == copy["losses"][0] and found["losses"][-1] != copy["losses"][-1]
+
+
 def test_what_an_epoch_cannot_be_is_refused(build):
     with pytest.raises(ValueError, match="times is -1"):
         replace(RUN, times=-1)
