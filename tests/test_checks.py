@@ -1361,6 +1361,7 @@ ANSWERS += [
     ("14", "check_bottom", valley(lambda bottom, rates: rates[1]), "best rate tried"),
     ("14", "check_bottom", valley(lambda bottom, rates: math.exp(2 * math.log(rates[1]) - bottom)), "the other side"),
     ("14", "check_bottom", valley(lambda bottom, rates: math.exp(-bottom)), "the sign"),
+    ("14", "check_bottom", valley(lambda bottom, rates: math.exp(2 * bottom)), "not at -b / a"),
     ("14", "check_bottom", valley(lambda bottom, rates: 0.5), "where is its slope 0"),
     ("14", "check_bottom", valley(lambda bottom, rates: "low"), "give one number"),
     ("14", "check_bottom", valley(lambda bottom, rates: None), "write your answer"),

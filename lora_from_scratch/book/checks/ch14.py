@@ -109,6 +109,8 @@ def _named_bottom(value: float, rates: list[float], losses: list[float]) -> str:
         return not_yet("that is the best rate tried; the parabola's bottom lies beside it")
     if near(value, math.exp(2 * logs[1] - right)):
         return not_yet("the bottom lies on the other side of the middle rate, where the loss rises less")
+    if value > 0 and near(math.log(value), 2 * right):
+        return not_yet("the bottom of a x² + b x + c is at -b / 2a, not at -b / a")
     if value > 0 and near(math.log(value), -right):
         return not_yet("the sign: the bottom of a x² + b x + c is at -b / 2a")
     return not_yet("fit a parabola to the losses over log(rate); where is its slope 0?")
