@@ -16,7 +16,7 @@ ARTICLE = [  # LoRA Without Regret (Thinking Machines, 29 September 2025), read 
         "Where the data do not exceed what the rank can hold, LoRA ends level with full fine-tuning",
         "13.on_par=reproduced, 12.on_par=not settled, 01.on_par=partly",
     ),
-    Line("Where they do, it learns less efficiently, without a distinct floor"),
+    Line("Where they do, it learns less efficiently, without a distinct floor", "15.full_wins=reproduced"),
     Line(
         "Its best rate is about ten times full fine-tuning's",
         "13.ten_times=not settled, 13.higher_rate=holds, 14.ten=not reproduced, 14.same_power=not settled",
