@@ -142,8 +142,8 @@ def memory(rank=1, meetings=more, pairs=None, targets="all-linear", **changes):
 
 
 attention, mlp = ["q_proj", "k_proj", "v_proj", "o_proj"], ["gate_proj", "up_proj", "down_proj"]
-methods = {f"rank {r}, {few} times": memory(r, few) for r in ranks}
-methods |= {f"rank 1, {n} times": memory(1, n) for n in (more, many)}
+methods = {f"rank {r}, few meetings": memory(r, few) for r in ranks}
+methods |= {"rank 1, more meetings": memory(1, more), "rank 1, many meetings": memory(1, many)}
 methods |= {"attention": memory(7, few, 3 * each_rank, attention), "MLP": memory(5, few, 3 * each_rank, mlp)}
 
 # %% [markdown]
@@ -225,8 +225,9 @@ threshold = results.identity(
 first = {label: 0.002 for label in methods}
 tuned = pick_and_judge(methods, first, size, results.known_rates("memories"), memorize_all)
 results.record_sweep("memories", tuned)
-base_rate = tuned[f"rank 1, {more} times"].run.lr
-print(tables.comparison(tuned, against=f"rank 1, {few} times"))
+base_rate = tuned["rank 1, more meetings"].run.lr
+print(tables.comparison(tuned, against="rank 1, few meetings"))
+print(f"few, more, many: {few}, {more}, {many} meetings")
 print(f"(an even guess has a loss of ln 64 = {math.log(64):.3f} nats a symbol)")
 
 
@@ -241,17 +242,17 @@ def beside(run, factor=1.0, moved=0):
     return memorize_all([replace(run, lr=factor * base_rate, seed=k + moved) for k in seeds], size)
 
 
-one = {n: tuned[f"rank 1, {n} times"].results for n in (few, more, many)}
+one = {n: tuned[f"rank 1, {word} meetings"].results for word, n in (("few", few), ("more", more), ("many", many))}
 again = beside(memory(), moved=size.bases)
-at_few = tuned[f"rank 1, {few} times"].run
+at_few = tuned["rank 1, few meetings"].run
 again_few = memorize_all([replace(at_few, seed=k + size.bases) for k in seeds], size)
 strings_of = memory(pairs=each_rank // 3, key=1, value=15)
 gentle, rounded, strings = (beside(run, 0.5) for run in (memory(), memory(nf4=True), strings_of))
 
 # %%
 groups = {label: t.results for label, t in tuned.items()}
-groups |= {f"rank 1, {more} times, again": again, f"rank 1, {few} times, again": again_few}
-groups |= {f"half the rate, {more} times": gentle, "the same over NF4": rounded, "the same, strings of 16": strings}
+groups |= {"rank 1, more, again": again, "rank 1, few, again": again_few}
+groups |= {"rank 1, more, half the rate": gentle, "the same over NF4": rounded, "the same, strings of 16": strings}
 print(figures.table_of_memories(groups))
 results.record(memories={name: {"stored": [r["stored"] for r in g], "each": each(g)} for name, g in groups.items()})
 
@@ -291,7 +292,7 @@ for name, found in (("four_bits", rounded), ("strings", strings)):
 
 # %%
 results.figure(
-    figures.capacity(one, {r: tuned[f"rank {r}, {few} times"].results for r in ranks},
+    figures.capacity(one, {r: tuned[f"rank {r}, few meetings"].results for r in ranks},
                      {"MLP": tuned["MLP"].results, "attention": tuned["attention"].results}, few),
     "bits",
     "Left: bits stored for each trained parameter of rank 1, by how often each pair was met; crosses are published for "
