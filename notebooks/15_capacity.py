@@ -285,7 +285,7 @@ def ratio(found, other):
 minus = lambda a, b: stats.paired(each(a), each(b))  # noqa: E731
 filling.measure(ratio(one[many], one[more]), chance=ratio(again, one[more]))
 noise = minus(again_few, one[few])
-by_rank.measure(minus(tuned[f"rank 4, {few} times"].results, one[few]), chance=noise)
+by_rank.measure(minus(tuned["rank 4, few meetings"].results, one[few]), chance=noise)
 by_place.measure(minus(tuned["MLP"].results, tuned["attention"].results), chance=noise)
 for name, found in (("four_bits", rounded), ("strings", strings)):
     same[name].measure(minus(found, gentle), chance=minus(one[few], gentle))
