@@ -12,7 +12,7 @@ from lora_from_scratch.book import plots, stats
 
 
 def table_of_memories(groups: Mapping[str, Sequence[Mapping]]) -> str:
-    """One row a group of results: parameters, the data's bits for each, bits stored, recall, and what English lost."""
+    """One row a group of results: parameters, the data's bits for each, bits stored, recall, and English afterwards."""
     rows = []
     for name, found in groups.items():
         of = lambda key, found=found: [r[key] for r in found]  # noqa: E731
@@ -111,7 +111,14 @@ def leaving_curves(found: Mapping, gone: Mapping, counts: Mapping, c: float, wid
             said = predicted_step(c, counts[who], bits)
             for step, face in ((left[who], colour), (said, "white")):
                 if x[0] <= step <= x[-1]:
-                    ax.plot(step, np.interp(step, x, curve), "o", color=colour, markerfacecolor=face, markersize=8)
+                    ax.plot(
+                        step,
+                        np.interp(math.log(step), np.log(x), curve),
+                        "o",
+                        color=colour,
+                        markerfacecolor=face,
+                        markersize=8,
+                    )
     ax.set(xscale="log", xlabel="step", ylabel="loss of text not met before (nats a character)")
     named_ticks(ax, [1, 2, 5, 10, 20, 50, 100, 200, 500])
     nudges = plots.apart(ax, ends)
