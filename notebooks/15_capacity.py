@@ -128,7 +128,7 @@ for name, bits in {
 
 # %%
 full_size = size.name not in ("smoke", "quick")
-few, more, many = {"smoke": (2, 4, 8), "quick": (50, 100, 200)}.get(size.name, (100, 300, 1000))  # meetings
+few, more, many = {"smoke": (2, 4, 8), "quick": (25, 50, 100)}.get(size.name, (100, 300, 1000))  # meetings
 ranks, each_rank = (1, 2, 4), 512 if size.name != "smoke" else 16
 batch = 4 * size.batch
 
@@ -336,8 +336,8 @@ results.figure(
 # ## A large text, met once
 #
 # Now a real text: the 1.7 million characters that the base was pretrained on, of which 400 steps meet a quarter, under
-# rot13, and then reversed. (So the base has read the English of it, not this writing.) No window is met twice, at a
-# constant rate, and each step's loss is taken before the step learns from it. All ranks meet the same windows in the
+# rot13, and then reversed. (So the base has read the English of it, not this writing.) No window is met twice; the
+# rate is constant, and each step's loss is taken before the step learns from it. All ranks meet the same windows in the
 # same order. Of three rates, a factor of 2 apart, the lowest loss counts at each look, as in the article.
 #
 # How many bits has the text? Summed over what was met, the losses are what a coder pays who learns as it goes. That is
@@ -515,9 +515,9 @@ results.figure(
     figures.leaving_curves(judged, gone, counts, c, width, seeds[0]),
     "leaving",
     "A quarter of one epoch of reversed text, one base: the loss at each look, for each rank and for full "
-    "fine-tuning. Filled: where a rank left the common curve. Open: where the bits say so, with the constant from rot13.",
-    alt="Five falling curves, in the order rank 1, 4, 16, 64, full from the first look to the last. Filled marks for ranks "
-    "1, 4 and 16 at step 4; open marks for rank 4 near 6 and rank 16 near 31; rank 1's lies before the first look.",
+    "fine-tuning. Filled: where a rank left the common curve. Open: where the bits say so, by the constant of rot13.",
+    alt="Five falling curves, in the order rank 1, 4, 16, 64, full from the first look to the last. Filled marks for "
+    "ranks 1, 4 and 16 at step 4; open marks for rank 4 near 6 and rank 16 near 31; rank 1's lies before the first look.",
 )
 
 # %% [markdown] rests_on="15.left_when_full=not settled, 15.by_two_bits=not settled, 15.later=not settled"
