@@ -517,7 +517,7 @@ results.figure(
     "A quarter of one epoch of reversed text, one base: the loss at each look, for each rank and for full "
     "fine-tuning. Filled: where a rank left the common curve. Open: where the bits say so, by the constant of rot13.",
     alt="Five falling curves, in the order rank 1, 4, 16, 64, full from the first look to the last. Filled marks for "
-    "ranks 1, 4 and 16 at step 4; open marks for rank 4 near 6 and rank 16 near 31; rank 1's lies before the first look.",
+    "ranks 1, 4 and 16 at step 4; open marks for rank 4 near 6 and rank 16 near 31; that of rank 1 lies before both.",
 )
 
 # %% [markdown] rests_on="15.left_when_full=not settled, 15.by_two_bits=not settled, 15.later=not settled"
