@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from lora_from_scratch import AdapterConfig
-from lora_from_scratch.book import stats
+from lora_from_scratch.book import rate_laws, stats
 from lora_from_scratch.book.figures import ch14 as figures
 from lora_from_scratch.book.results import Results
 from lora_from_scratch.book.verdicts import Equal, Higher, Identity, Lower
@@ -130,7 +130,7 @@ def power_fit(points):
     return np.linalg.lstsq(np.stack([np.ones_like(s), s, r], axis=1), rate, rcond=None)[0]
 
 
-fitted = power_fit(figures.committed_rates(ROOT))
+fitted = power_fit(rate_laws.committed_rates(ROOT))
 print(f"rate = {2 ** fitted[0]:.3f} · s^{fitted[1]:.2f} · r^{fitted[2]:.2f}")
 
 
@@ -372,7 +372,7 @@ higher.measure(
 # ratio that does not hang on the length.)
 
 # %%
-real = figures.real_ratio(ROOT)
+real = rate_laws.real_ratio(ROOT)
 print(f"the pretrained model of chapter 13, by the same rule: {real:.1f} (documents, 24 steps, one seed)")
 results.figure(
     figures.ratio_by_width(partial(ratio, steps=middle), tasks, widths, seeds, real),
@@ -490,15 +490,15 @@ results.figure(
 # ## Which law, then?
 
 # %%
-off = figures.misses(laws, best, cells, seeds)  # {(law, seed): {run: octaves}}
+off = rate_laws.misses(laws, best, cells, seeds)  # {(law, seed): {run: octaves}}
 for (law, rule), row in beats.items():
     some = {k: {c: v for c, v in off[law, k].items() if rules[rule](c)} for k in seeds}
     sizes = [float(np.abs(list(some[k].values())).mean()) for k in seeds]
-    level = [figures.one_level(some[k], best, k) for k in seeds]  # of the best single rate
-    dealt = [figures.dealt(some[k], best, k) for k in seeds]  # its predictions in another order: chance
+    level = [rate_laws.one_level(some[k], best, k) for k in seeds]  # of the best single rate
+    dealt = [rate_laws.dealt(some[k], best, k) for k in seeds]  # its predictions in another order: chance
     row.measure(stats.paired(sizes, level), chance=stats.paired(dealt, level))
-print(figures.table_of_misses(off, names, rules, seeds))
-print(figures.cost_of_a_wrong_rate(found))
+print(rate_laws.table_of_misses(off, names, rules, seeds))
+print(rate_laws.cost_of_a_wrong_rate(found))
 
 
 # %% [markdown] rests_on="14.law_1=does not hold,14.law_2=does not hold,14.law_3=does not hold,14.law_4=does not hold"

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from test_tasks import use_made_up_text
 
-from lora_from_scratch.book.figures import ch14
+from lora_from_scratch.book import rate_laws
 from lora_from_scratch.inject import AdapterConfig
 from lora_from_scratch.lab import rates, starting, tasks
 from lora_from_scratch.lab.cache import ROOT
@@ -134,11 +134,11 @@ def test_without_a_budget_the_known_rate_is_taken_and_nothing_is_searched(a_bowl
 
 def test_the_pretrained_model_s_ratio_is_that_of_two_bottoms():
     """By hand, from the committed losses: within the neighbours of each best rate, and no rate of the grid."""
-    assert 5 < ch14.real_ratio(ROOT) < 20
+    assert 5 < rate_laws.real_ratio(ROOT) < 20
 
 
 def test_fourteen_committed_rates_are_fitted():
-    points = ch14.committed_rates(ROOT)
+    points = rate_laws.committed_rates(ROOT)
     assert len(points) == 14 and {rank for _, rank, _ in points} == {1, 4, 16, 64, 128}
     assert all(s in (32 / rank, 32 / math.sqrt(rank)) for s, rank, _ in points)
 
@@ -154,21 +154,23 @@ def test_a_law_that_is_right_misses_nothing_and_one_twice_as_high_an_octave():
         assert (full, width) == (0.004, 64)
         return {"right": 0.01 * s / rank**0.5 * 100 / steps, "twice": 0.02 * s / rank**0.5 * 100 / steps}
 
-    off = ch14.misses(laws, best, cells, (1, 2))
+    off = rate_laws.misses(laws, best, cells, (1, 2))
     assert set(off["right", 1]) == {c for c in cells if c[3]}
     assert list(off["right", 1].values()) == pytest.approx([0] * 4)
     assert list(off["twice", 1].values()) == pytest.approx([1] * 4)
     assert list(off["right", 2].values()) == pytest.approx([-1] * 4)
-    assert ch14.dealt(off["right", 1], best, 1) > 1
-    level = ch14.one_level(off["right", 1], best, 1)  # no single rate is as good, and a dealt law is no better than one
-    assert 0 < level < ch14.dealt(off["right", 1], best, 1)
+    assert rate_laws.dealt(off["right", 1], best, 1) > 1
+    level = rate_laws.one_level(
+        off["right", 1], best, 1
+    )  # no single rate is as good, and a dealt law is no better than one
+    assert 0 < level < rate_laws.dealt(off["right", 1], best, 1)
 
 
 def test_the_cost_of_a_wrong_rate_is_told_on_both_sides():
     valleys = {
         i: Valley({0.001: 2.5, 0.002: 2.0, 0.004: 2.0 + cost, 0.008: 3.0}) for i, cost in enumerate((0.01, 0.1, 0.2))
     }
-    told = ch14.cost_of_a_wrong_rate(valleys)
+    told = rate_laws.cost_of_a_wrong_rate(valleys)
     assert "costs 0.100 nats" in told and "0.500 on the steeper" in told and "in 33% of the valleys" in told
 
 
@@ -176,5 +178,5 @@ def test_the_table_of_misses_parts_the_runs_by_alpha():
     cells = {("rot13", 64, 25, k, a): None for k, a in ((1, 32), (16, 32), (16, 16))}
     off = {("a law", 1): dict(zip(cells, (1.0, -3.0, 0.5), strict=True))}
     rules = {"alpha 32": lambda c: c[4] == 32, "alpha = r": lambda c: c[4] != 32}
-    line = ch14.table_of_misses(off, ["a law"], rules, [1]).splitlines()[-1].split()
+    line = rate_laws.table_of_misses(off, ["a law"], rules, [1]).splitlines()[-1].split()
     assert line[2:] == ["-3.0", "-3.0", "2.00", "0.50"]
