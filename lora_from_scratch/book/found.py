@@ -42,7 +42,7 @@ FOUND = (  # a line, and its rows with their verdicts
         "08.trap=holds, 08.faster=not reproduced, 08.better=not settled",
     ),
     (
-        "DoRA over LoRA, each at its own rate, is not settled on either model. On the tiny one, at rank 16, it "
+        "DoRA over LoRA at equal rank is not settled on either model. On the tiny one, at rank 16, it "
         "suffers less from a rate that is too high.",
         "09.better=not settled, 12.dora_better=not settled, 09.safer=holds",
     ),
