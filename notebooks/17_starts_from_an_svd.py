@@ -528,9 +528,9 @@ results.forest(
 # At the end the loss is 1.07 % lower with LoftQ than with QLoRA [−1.46, −0.67]: less than our 2 %, and inside what the
 # plain start gave against itself with other batches (−2.18 to 1.95 %). QPiSSA is not shown to be lower: −0.21 % [−0.83,
 # 0.42]. QLoRA ends where the plain start over unrounded W ends (−0.00 ± 0.27 %), so on this task there was nothing to
-# mend. (On English, chapter 05, a little stayed lost.) LoftQ ends 1.07 ± 0.29 % below that unrounded start too: its
-# gain is not rounding mended. It may be what any start with B away from zero gains; LoftQ had no control of its size.
-# And it claims most at 2 bits, which we did not try.
+# mend. (On English, chapter 05, half stayed lost.) LoftQ ends 1.07 ± 0.29 % below that unrounded start too: its gain is
+# not rounding mended. It may be what any start with B away from zero gains; LoftQ had no control of its size. And it
+# claims most at 2 bits, which we did not try.
 
 # %% [markdown] rests_on="17.order=not settled, 17.ratio=not settled, 17.same=partly"
 # **What these tests cannot say**, as seen once they had run. *Order* passes only with 0.9 on each base, or 1 on each:
