@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from lora_from_scratch.book import chapters, run
+from lora_from_scratch.book import chapters, paragraphs, run
 from lora_from_scratch.lab.cache import meaning
 
 CHAPTER = """\
@@ -163,6 +163,13 @@ def test_prose_renews_the_words_and_keeps_the_outputs(tmp_path):
     assert notebook.cells[2].source.startswith("Three lines") and notebook.cells[4].source == "One more."
     assert [cell.outputs[0].text for cell in chapters.code(notebook)] == ["measured", "measured"]
     assert run.check(tmp_path) == []
+
+
+def test_prose_drops_a_run_s_remark_on_words_that_it_no_longer_has(tmp_path):
+    """What a run said of paragraphs is of the words of its time; what it measured stays."""
+    committed = commit_unrun(write(tmp_path, CHAPTER), output=f"{paragraphs.REMARK}\n  a paragraph that was mended\n")
+    assert "words" in run.check(tmp_path)[0] and run.prose(tmp_path) == []
+    assert [cell.outputs for cell in chapters.code(nbformat.read(committed, as_version=4))] == [[], []]
 
 
 def test_prose_refuses_a_chapter_whose_code_was_changed(tmp_path):

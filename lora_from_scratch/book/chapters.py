@@ -89,6 +89,7 @@ def fill(notebook: NotebookNode, rows: paragraphs.Committed, strict: bool = True
 def renewed(source: Path) -> NotebookNode:
     """The source with the outputs that its committed notebook holds, and the committed numbers in its paragraphs.
 
+    A run's remark on paragraphs that its numbers do not bear out is left out: it was made of other words.
     Raises ValueError if the outputs are of other code, or a paragraph names a row that there is not.
     """
     path, notebook = source.with_suffix(".ipynb"), read_source(source)
@@ -96,7 +97,8 @@ def renewed(source: Path) -> NotebookNode:
     if [cell.source for cell in old] != [cell.source for cell in code(notebook)]:
         raise ValueError(f"{path.name} was run with other code than {source.name} has: make book N={source.name[:2]}")
     for count, (cell, before) in enumerate(zip(code(notebook), old, strict=True), start=1):
-        cell.outputs, cell.execution_count = before.outputs, count
+        kept = [o for o in before.outputs if not o.get("text", "").startswith(paragraphs.REMARK)]
+        cell.outputs, cell.execution_count = kept, count
     fill(notebook, paragraphs.committed(source.parents[1] / "figures" / "full"))
     return notebook
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 HEAD = re.compile(r'^# %% \[markdown\][^\n]*\brests_on="([^"]*)"[^\n]*\n((?:#[^\n]*\n?)*)', re.MULTILINE)
+REMARK = "This run's numbers do not bear out:"
 NUMBER = re.compile(r"\{(\d\d|A\d)\.(\w+)\.(shown|verdict|published)\}")
 
 Committed = Mapping[str, Mapping[str, Mapping]]  # {"08": {"better": the row as JSON holds it}}
@@ -82,4 +83,4 @@ def not_borne_out(source: Path, rows: Mapping[str, object]) -> list[str]:
             if verdict != said and not (verdict == "not settled" and leans == said):
                 words = " ".join(body.replace("#", " ").split())[:70]
                 lines.append(f'  "{words} …" rests on {row}={said}; here it is {verdict}')
-    return ["This run's numbers do not bear out:", *lines] if lines else []
+    return [REMARK, *lines] if lines else []
