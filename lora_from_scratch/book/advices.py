@@ -55,8 +55,8 @@ ADVICES = [
     Advice(
         "DoRA?",
         "Not by default.",
-        "At equal rank, of five pairs on the tiny model two are a plain no and three are open. At equal parameters it "
-        "is open: DoRA lies within the margin, but so, by its mean, does DoRA at equal rank. At half of LoRA's rank it "
+        "At equal rank, of five pairs on the tiny model two are a no, one of them by a rule made later, and three are "
+        "open. At equal parameters it is open: DoRA lies within the margin, but so, by its mean, does DoRA at equal rank. At half of LoRA's rank it "
         "ended higher at 4 against 8, and is open at 64 against 128. On the pretrained model it is open too "
         "({12.dora_better.shown}). Two rows speak for it, each of one rank and one task of the tiny model: over NF4 it "
         "ended lower, by little ({09.quantized.shown}), and at a rate two grid steps too high by much "
@@ -115,10 +115,10 @@ ADVICES = [
         "All of this is the tiny model. The best rate falls as the ratio grows (as its power {08.rate.shown}; one "
         "sweep, and two random rates pass in 3 of 25 cases), so plain LoRA's rate is too high for ratio 16. Each at "
         "its own rate, ratio 16 got fewer characters right on the near task; on the far one it is open whether more by "
-        "half a point (share: {08.better.shown}). The ratio that one base picks ended lower on the far task, by "
-        "little, and on the near one it picked none ({08.ratio.shown} nats). At the grid's lowest rate for both its "
-        "lead is larger than at own rates (a difference of {08.trap.shown} nats): a comparison at one rate shows the "
-        "rate. It was not faster by as much as published.",
+        "half a point (share: {08.better.shown}). The ratio that one base picks ended lower on the far task by "
+        "little, which is not settled, and on the near one it picked none ({08.ratio.shown} nats). At the grid's "
+        "lowest rate for both its lead is larger than at own rates (a difference of {08.trap.shown} nats): a "
+        "comparison at one rate shows the rate. On the far task it was not faster by as much as published.",
         "08.rate=holds, 08.better=not settled, 08.trap=holds, 08.faster=not reproduced, 08.ratio=not settled",
     ),
     Advice(
