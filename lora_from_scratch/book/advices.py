@@ -57,10 +57,10 @@ ADVICES = [
         "Not by default.",
         "At equal rank, of five pairs on the tiny model two are a no, one of them by a rule made later, and three are "
         "open. At equal parameters it is open: DoRA lies within the margin, but so, by its mean, does DoRA at equal "
-        "rank. At half of LoRA's rank it ended higher at 4 against 8, and is open at 64 against 128. On the pretrained "
-        "model it is open too ({12.dora_better.shown}). Two rows speak for it, each of one rank and one task of the tiny model: over NF4 it "
-        "ended lower, by little ({09.quantized.shown}), and at a rate two grid steps too high by much "
-        "({09.safer.shown}).",
+        "rank. At half of LoRA's rank it ended higher at 4 against 8, and is open at 64 against 128. On the "
+        "pretrained model it is open too ({12.dora_better.shown}). Two rows speak for it, each of one rank and one "
+        "task of the tiny model: over NF4 it ended lower, by little ({09.quantized.shown}), and at a rate two grid "
+        "steps too high by much ({09.safer.shown}).",
         "09.better=not settled, 09.equal_parameters=not settled, 09.half_rank=not settled, 12.dora_better=not settled, "
         "09.safer=holds, 09.quantized=holds",
     ),
