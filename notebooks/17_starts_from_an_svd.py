@@ -227,7 +227,7 @@ results.record(looks={", ".join(map(str, job)): found for job, found in at.items
 #   we try the plain start's best, and each its own. Chance is the plain start a second time,
 #   over NF4 too, where it is not rounded.
 # - *NF4 error* (the three are explained below): QPiSSA's chance is random factors. LoftQ's first round takes the best
-#   rank 8 off QLoRA's error, so that round cannot lose; its chance is how much of *white noise* one SVD of rank 8 takes.
+#   rank 8 off QLoRA's error, so that round cannot lose; its chance is what *white noise* loses by one SVD of rank 8.
 
 # %%
 order = results.claim(

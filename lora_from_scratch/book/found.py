@@ -52,8 +52,8 @@ FOUND = (  # a line, and its rows with their verdicts
         "05.recovers=not reproduced, 04.free=reproduced",
     ),
     (
-        "On the tiny model ranks 1 and 4 make no more intruder dimensions than random updates of the same spectrum, which "
-        "leave hardly room for more.",
+        "On the tiny model ranks 1 and 4 make no more intruder dimensions than random updates of the same spectrum, "
+        "which leave hardly room for more.",
         "10.beyond_rank_1_far=does not hold, 10.beyond_rank_4_far=does not hold, 10.beyond_rank_1_near=does not "
         "hold, 10.beyond_rank_4_near=does not hold",
     ),
