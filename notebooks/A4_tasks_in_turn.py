@@ -49,8 +49,9 @@ matrices = len(find_targets(pretrained(size, 1), "all-linear"))
 # ## Two sequences
 #
 # One is far from English: rot13, then capitals, then text that runs backwards. One is nearer: six letters moved, then
-# capitals, then two letters moved. After each task the adapter is merged, and a new one begins on the result. Full
-# fine-tuning simply goes on.
+# capitals, then two of those six moved. After each task the adapter is merged, and a new one begins on the result. Full
+# fine-tuning, of the same linear layers, goes on from its own weights. For both, each task has a new optimizer, and the
+# rate rises and falls anew.
 #
 # Each method keeps the learning rate that was best for it on the first task, from the same number of tries.
 
@@ -76,7 +77,8 @@ print(stats.table(["sequence", *methods("rot13")], rows))
 #
 # *Degrade* is a rise: by how much the loss on a task has risen from just after it was learnt to the end, in the mean of
 # the two earlier tasks. (A first run asked for the level at the end alone, which is also a matter of how well a task
-# had been learnt.) Chance is a method against itself: the same sequence a second time on the same bases, with other
+# had been learnt. We changed the test after it. The level is printed beside the rise; by it both ranks would pass on
+# the near sequence.) Chance is a method against itself: the same sequence a second time on the same bases, with other
 # batches and another start.
 #
 # Intruders are counted as in chapter 10, among the ten leading directions, always against the base before the first
@@ -240,26 +242,37 @@ results.figure(
 )
 
 # %% [markdown] rests_on="A4.sequence=partly, A4.accumulate=not settled, A4.decay=holds"
-# **What is left.** On both sequences capitals (`upper`) wipe most or all of the first task out. The third task brings a
-# part of it back on the near sequence; on the far one it clearly does for full fine-tuning and rank 1 alone.
+# **What is left.** On both sequences capitals (`upper`) wipe most or all of the first task out. On the near sequence
+# the third task brings a part of it back; it is small letters again, and its two moved letters are among the six. How
+# much is memory and how much is taught anew, we did not separate. On the far one the loss on rot13 falls again for full
+# fine-tuning and rank 1, as the figure shows. That need not be memory: letter frequencies alone give 54 % of rot13's
+# gain (chapter 00), and here 16 to 33 % are left.
 #
-# Does LoRA degrade more? Only rank 4 on the near sequence does: its loss on the earlier tasks rises by 0.24 nats more.
-# Rank 1 there is level, as far as three bases can tell, and on the far sequence neither rank rises more. At the *end*
-# both ranks stand 0.3 nats above full fine-tuning on the near sequence, but for rank 1 that is because it never learnt
-# the tasks as well. And on the far sequence the untouched base, which has learnt nothing, stands at 3.97 on the two
-# earlier tasks, no worse than any of the plain three at the end: there is little left to compare. That low ranks lose
-# most is not told either: the two ranks are 0.02 nats apart at the end of the near sequence, with an interval of ±
-# 0.16.
+# Does LoRA degrade more? Only rank 4 on the near sequence does, each at its own best rate: its loss on the earlier
+# tasks rises by 0.24 nats more. Its rate is 5.6 times that of full fine-tuning, and chapter 11 saw that a higher rate
+# alone forgets more. With decay 1 its rise is 0.88, beside 0.83 for full: that LoRA as such is the cause is not shown.
+# For rank 1 there it is not settled: +0.05, with an interval of ± 0.21. On the far sequence neither rank rises more.
+# But all end near where the base stood, so who had learnt more had further to rise: just after, rank 4 stood 0.19 and
+# rank 1 0.43 nats above full fine-tuning. At the *end* both ranks stand 0.3 nats above full fine-tuning on the near
+# sequence, but just after learning they already stood 0.28 (rank 1) and 0.11 (rank 4) above it. And on the far sequence
+# the untouched base, which has learnt nothing, stands at 3.97 on the two earlier tasks, no worse than any of the plain
+# three at the end: there is little left to compare. That low ranks lose most does not show. On the near sequence rank 4
+# *rises* more than rank 1, 1.07 against 0.88 (a comparison that we had not planned). At the end the two are 0.02 nats
+# apart, ± 0.16, as rank 1 had learnt less. On the far sequence their order is not told.
 #
 # **Intruders** add up under LoRA, from the first task to the third: two more a matrix at rank 1, nearly six at rank 4,
 # where nine of the ten directions that we count are then new. Under full fine-tuning they add up on the far sequence
-# too, by three; the published sentence denies it, of its models and rates. But three *random* updates with the first
-# one's singular values add up just so: 2.0 and 5.6 at ranks 1 and 4, 2.7 for full. So the growth says how large the
-# updates are and of what rank, and nothing about what was learnt.
+# too, by three; the published sentence denies it, of its models and rates. On the near sequence full fine-tuning's
+# growth is not settled (0.6 ± 0.8). But three *random* updates with the first one's singular values add up about as
+# much: on the far sequence 2.0 and 5.6 at ranks 1 and 4, and 2.7 ± 0.9 for full; on the near one 2.0, 5.7 and 0.7. Rank
+# 1 can hardly add more than one a task, and of ten counted rank 4 has over nine: the count has little room left to say
+# anything about what was learnt. Nor do we test whether intruders *cause* the loss. On the far sequence rank 4 has 9.2
+# of them and rises by 2.13 nats, full fine-tuning 4.9 and 2.28; on the near one more intruders go with a larger rise.
 #
-# **Weight decay** of 1 lowers the loss on the earlier tasks, at rank 4 on the near sequence: {A4.decay.shown} nats. But
-# it lowers the last one's too, and the first one's just after it was learnt. So it is the better training there, not a
-# way to keep. (The rate is one step below one that fails.) Under full fine-tuning, where it shrinks the weights
+# **Weight decay** of 1 lowers the loss on the earlier tasks, at rank 4 on the near sequence: {A4.decay.shown} nats.
+# Most of it is keeping: the rise falls from 1.07 to 0.88, and only 0.07 nats come from learning the two tasks better.
+# The last task gains too. But the rate is one step below one that fails, and we ran no lower rate without decay: this
+# may be a cure for too high a rate, and not for forgetting. Under full fine-tuning, where it shrinks the weights
 # themselves, its effect on the earlier tasks is not told.
 #
 # Three things to keep in mind. The rates were tuned on the first task alone. A remedy that lowers the loss on the
