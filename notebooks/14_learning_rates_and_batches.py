@@ -450,14 +450,14 @@ results.figure(
 # grows with the width more slowly than hidden / 2α: its exponent is 0.20 ± 0.18 and 0.38 ± 0.16, where that law has 1
 # and the article 0. (0 lies outside both intervals, but our margin of 0.25 leaves the row open.) What moves is full
 # fine-tuning's best rate, with exponents -0.38 ± 0.08 and -0.48 ± 0.23. LoRA's are -0.18 ± 0.20 and -0.11 ± 0.16: both
-# intervals hold 0, and the rates are 0.0056 to 0.0073. So Llama's power is not LoRA's here. The pretrained model lies
-# near ten, on one seed and in a flat valley. Width alone would bring it there only if the ratio rose far more steeply
-# from 256 to 576 than from 64 to 256.
+# intervals hold 0, and the rates are 0.0056 to 0.0073. So Llama's power is not LoRA's here. The pretrained model's mark
+# near ten is no evidence: one seed, flat losses, and two grids that began ten apart, so that a flat loss gives ten
+# (chapter 13).
 
 # %% [markdown] rests_on="14.qwen_power_lora=not settled,14.llama_power_full=not settled,14.qwen_power_full=not settled"
-# Qwen's power, -0.0775, is LoRA's on the near task, within our margin, and open on the far one. A rate that does not
-# move with the width would do as well. For full fine-tuning Llama's power fails on the far task and is open on the near
-# one. Qwen's is open on both, though it lies outside both intervals.
+# Qwen's power, -0.0775, is LoRA's on the near task, within our margin, and open on the far one. An exponent of 0 lies
+# in both intervals too; by the same margin it is open on both. For full fine-tuning Llama's power fails on the far task
+# and is open on the near one. Qwen's is open on both, though it lies outside both intervals.
 
 # %% [markdown] rests_on="14.fifteen=not reproduced, 14.higher_in_short=not settled"
 # In 25 steps the ratio is 2.4 and 2.7, not 15. On the far task it is about half that in 400 steps: higher on all three
@@ -483,8 +483,9 @@ results.figure(
 # on both tasks, by 0.7 octaves (far) and 1 (near), and in 100 steps on the far one, by 1. On the near task, in 400
 # steps, it has a *higher* one, by 0.9. So "no dependence on the rank" at alpha 32 holds in one of four places (far, 400
 # steps) and fails in one (near, 6 steps); two are open. At alpha = r the exponent is -0.36 to -0.58: in 6 steps r^-½
-# within our margin, in 400 open. From rank 1 to 64 the rate moves by 1.3 to 2.2 times at alpha 32, and by 5 to 7 times
-# at alpha = r. So keep alpha; but at rank 1 look a factor of 2 to either side.
+# within our margin, in 400 open. Our own short-run prediction, r^-1 there, fails like 1 / s. On the far task, from rank
+# 1 to 64, the rate moves by 1.3 to 2.2 times at alpha 32, and by 5 to 7 times at alpha = r. So keep alpha; but at rank
+# 1 look a factor of 2 to either side.
 
 # %% [markdown]
 # ## Which law, then?
@@ -504,17 +505,16 @@ print(rate_laws.cost_of_a_wrong_rate(found))
 # %% [markdown] rests_on="14.law_1=does not hold,14.law_2=does not hold,14.law_3=does not hold,14.law_4=does not hold"
 # At alpha 32, where they are claimed, ten and fifteen times full's rate are 2.4 and 2.6 octaves too high, hidden / 2α
 # misses by 0.9, and the article's fit by 0.5. No law beats a single rate there by our margin, and hardly any could: the
-# best single rate, chosen after the fact, misses by 0.37, and even the other two bases' own best rates by about 0.1.
+# best one, chosen after the fact, misses by 0.37.
 
 # %% [markdown] rests_on="14.law_5=does not hold, 14.law_5_r=holds, 14.law_6_r=holds"
-# Nor do our own exponents, at alpha 32 (0.36). Where alpha changes they win: 0.41 octaves, where one rate of 0.0056
-# misses by 1.7 and the best single one by 0.9. A rate ∝ 1 / √alpha does nearly as well (0.58), with one rate from the
-# earlier sweeps and no fitted exponent. So what a law has to know here is alpha.
+# Nor do our own exponents, at alpha 32 (0.36). At alpha = r they win: 0.41 octaves, where one rate of 0.0056 misses by
+# 1.7 and the best single one by 0.9. A rate ∝ 1 / √alpha does nearly as well (0.58), with one rate from the earlier
+# sweeps and no fitted exponent. In those runs (width 64) alpha is the rank, so they cannot say which of the two counts.
+# The runs at alpha 32 do: there the rank alone moves the rate little.
 #
 # And what does a wrong rate cost? A factor of 2 off the best rate tried costs 0.03 nats on the gentler side and 0.16 on
-# the steeper, in the median valley. Much of that difference is the grid's: the bottom lies beside the rate tried. One
-# run repeated scatters by 0.04, so the bottom of the median valley is known to about a quarter of an octave, and in
-# long runs less well. The gentler side is the lower one in 125 of the 192 valleys: a small preference.
+# the steeper, in the median valley. The gentler side is the lower one in 125 of the 192 valleys: a small preference.
 
 # %% [markdown]
 # ## Batches
@@ -523,9 +523,10 @@ print(rate_laws.cost_of_a_wrong_rate(found))
 # batches may be worse for the *batch* or for the *steps*. We measure both ways: batches of 4, 16 and 64 windows at
 # equal *tokens* (320, 80 and 20 steps at `full`), and at equal *steps* (80).
 #
-# The control for the article's reason: LoRA has one factor zero at the start, and a step is spent before the other
+# One part of a reason can be taken away: LoRA has one factor zero at the start, and a step is spent before the other
 # moves. *Both begun* starts from random factors of PiSSA's size with the sum unchanged (chapter 17): neither is zero.
-# If the zero is what a short run pays for, it should pay less. PiSSA itself is there for the quarrel about variants.
+# If a short run pays for the zero, it should pay less. It is still a product: the article's reason stays untested.
+# PiSSA itself is there for the quarrel about variants.
 #
 # Each of them has its own best rate at each batch, picked on seed 0 (a valley, and its bottom) and judged on other
 # bases. **Write down your prediction:** LoRA's loss less full's at batches 4 and 64, both ways.
@@ -678,9 +679,10 @@ results.figure(
 # %% [markdown] rests_on="14.smaller_is_better=reproduced, 14.gap_grows=not settled, 14.whatever_rank=not settled"
 # **Batches.** At equal tokens a batch of 64 ends 0.21 to 0.45 nats above one of 4, LoRA and full fine-tuning alike. For
 # rank 16 no penalty of its own is established: its gap grows by -0.02 ± 0.10 nats on the far task and by 0.04 ± 0.13 on
-# the near one. On the far task that excludes a growth above 0.09; on the near one 0.17 is still possible, two thirds of
-# what the batch costs there. So the published sentence, which speaks of "some scenarios", is neither borne out nor
-# refuted. Rank 64's growth less rank 16's is 0.02 ± 0.04 and -0.04 ± 0.04: open, but not above 0.09 either way.
+# the near one. On the far task that excludes a growth above 0.09; on the near one 0.17 is still possible. So the
+# published sentence, which speaks of "some scenarios", is neither borne out nor refuted. Rank 64's growth less rank
+# 16's is 0.02 ± 0.04 and -0.04 ± 0.04: open. On the far task no growth at all passes by its value, so this test shows
+# nothing there: without a growth there is nothing to mitigate.
 
 # %% [markdown] rests_on="14.begun_far=not settled, 14.begun_near=not settled"
 # The zero's part is open: with both factors begun the growth is larger by 0.07 ± 0.13 on the far task and smaller by
@@ -692,8 +694,9 @@ results.figure(
 
 # %% [markdown] rests_on="14.alike=not settled"
 # **The quarrel.** PiSSA's means are 1 to 4 % *above* the plain start's, at every batch; at three of six places the
-# interval excludes 0, and whether it is within 2 % is open at all six. Does its standing move with the batch? By 0.9 ±
-# 3.1 points from 4 to 64 on the far task, and by -1.9 ± 7.7 on the near one. Three bases do not referee this.
+# interval excludes 0, and whether it is within 2 % is open at all six. On the near task random factors of its size lie
+# 1 to 4 % above too. Does its standing move with the batch? By 0.9 ± 3.1 points from 4 to 64 on the far task, and by
+# -1.9 ± 7.7 on the near one. Three bases do not referee this.
 
 # %% [markdown]
 # ## What these tests cannot say
@@ -782,8 +785,8 @@ print(check.check_bottom(my_bottom))
 #
 # - `alpha`, the size of `A` and two rates are two knobs. Multiply alpha by c, and divide the rate by √c: in 400 steps
 #   the exponent was -0.4 to -0.5, in shorter runs about -0.6.
-# - Keep alpha when you change the rank. From rank 4 to 64 the rate moved by less than 2 in the mean; at rank 1 it was
-#   up to 2 times off, either way.
+# - Keep alpha when you change the rank. From rank 4 to 64 the rate moved by less than 2 in the mean (far task); at rank
+#   1 it was up to 2 times off, either way.
 # - A ratio to full fine-tuning's rate carried over badly: 1.2 to 3.1 at width 64, by length, and up to 3.6 at 256.
 #   Search both: three or four runs find a valley.
 # - A larger batch at equal tokens is fewer steps. Ask first what the missing steps cost.
