@@ -27,8 +27,9 @@ ARTICLE = [  # LoRA Without Regret (Thinking Machines, 29 September 2025), read 
     ),
     Line(
         "Under alpha / r the best rate changes by less than a factor of 2 from rank 4 to 512",
-        "14.rank_free=not settled, 14.rank_one=partly",
+        "14.rank_free=not settled",
     ),
+    Line("Rank 1 has a lower best rate than higher ranks", "14.rank_one=partly"),
     Line(
         "Adapt all layers, above all the MLP: attention alone does worse, at as many parameters too",
         "13.placement=reproduced, 02.placement=not settled",
