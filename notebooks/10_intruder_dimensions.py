@@ -343,15 +343,15 @@ results.figure(
 # On the tiny model LoRA's weights do have intruders: rank 4 makes three to four of ten, about as many as it has
 # directions, and rank 1 about one. But random updates with the same singular values make as many, on both tasks. That
 # was nearly bound to be so: a random update of rank 1 or 4 turns almost every direction that it has into an intruder
-# (1.0; 3.2 and 3.8), and hardly any room is left above it. So at these ranks, at `ε` = 0.5 and `k` = 10, the count
-# shows little but how many directions there are. It says nothing of which were learnt.
+# (1.0; 3.2 and 3.8), and hardly any room is left above it, but for rank 4 on rot13. So at these ranks, at `ε` = 0.5 and
+# `k` = 10, the count shows little but how many directions there are. It says nothing of which were learnt.
 #
 # LoRA's half of the published sentence passes, and by chance. The other half fails on rot13, 1.4 intruders a matrix,
 # where full fine-tuning's random twins fail too, with 0.6. On the near task, 0.4, it is not settled. What is true of
 # the means: ranks 4 and 16 make more than full fine-tuning, by 1.4 to 3.4. Their random twins differ by 1.6 to 3.7. So
-# the gap needs nothing but sizes and singular values. (Rank 1 on rot13 has fewer than full in the mean.) (The same loss
-# is not the same step. The rate falls in a straight line, and rank 1 gets there late, with little of its rate left. And
-# a look comes every ten steps, so a fast method is somewhat past the target.)
+# the gap needs nothing but sizes and singular values. (Rank 1 on rot13 has fewer than full in the mean. And the same
+# loss is not the same step. The rate falls in a straight line, and rank 1 gets there late, with little of its rate
+# left. And a look comes every ten steps, so a fast method is somewhat past the target.)
 #
 # At rank 16, rank 64 and in full fine-tuning the trained count is above its null's in the mean on both tasks, most in
 # full fine-tuning on rot13, by 0.8 of ten; whether by more than one in four matrices is settled for none of them. On a
