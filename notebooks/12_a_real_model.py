@@ -90,9 +90,9 @@ for split in SPLITS:
 
 # %%
 full = size.name in ("full", "gpu")
-held, spoken, windows = (100, 32, 16) if full else (8, 6, 4) if size.name == "quick" else (4, 2, 2)
-shown = records("both new", 10 if full else 6, seed=2)
-sentences, examples = [record.sentence for record in shown], records("train", 4, seed=3)
+held, spoken, windows = (100, 32, 16) if full else (8, 6, 4) if size.name == "quick" else (4, 6, 2)
+asked, examples = records("both new", spoken, seed=2), records("train", 4, seed=3)
+sentences, shown = [record.sentence for record in asked], asked[:10]
 
 
 def with_examples(question):
@@ -100,9 +100,9 @@ def with_examples(question):
     return "".join(f"{chat(e.sentence)}{e.answer}<|im_end|>\n" for e in examples) + chat(question)
 
 
-before = adapt.say(model, sentences, checkpoint)
+before = adapt.say(model, sentences[:10], checkpoint)
 prompted = adapt.say(model, sentences, checkpoint, template=with_examples)
-for record, *said in list(zip(shown, before, prompted, strict=True))[:4]:
+for record, *said in list(zip(shown, before, prompted, strict=False))[:4]:
     print(
         record.sentence,
         *(f"  {how}: {text[:100]!r}" for how, text in zip(("bare", "four"), said, strict=True)),
@@ -155,12 +155,12 @@ del mine, optimizer
 # it was done before. The rate, 1e-3, is a first guess; below we look for better ones.
 #
 # **Write down your predictions.** After 60 steps of 8 records, of sentences with new shapes *and* new values: which
-# share of the answers is JSON, which share is right in every field? And who learns more from 180 records: LoRA of rank
+# share of the answers is JSON, which share is right in every field? And who learns more from 120 records: LoRA of rank
 # 8, or all 135 million weights?
 
 # %%
-lesson = Lesson(adapter=adapter, lr=1e-3, seed=1, held=held, spoken=spoken, windows=windows, keep=True)
-lesson = replace(lesson, steps={"smoke": 1, "quick": 12}.get(size.name, 60))
+lesson = Lesson(adapter=adapter, lr=1e-3, seed=1, judged=False, held=held, windows=windows, keep=True)
+lesson = replace(lesson, steps={"smoke": 1, "quick": 10}.get(size.name, 60))
 taught = carry_out([lesson], checkpoint)[0]
 
 
@@ -172,7 +172,7 @@ def after_lesson(result):
 
 
 ours = after_lesson(taught)
-after = adapt.say(ours, sentences, checkpoint)
+after = adapt.say(ours, sentences[:10], checkpoint)
 for record, said in zip(shown, after, strict=True):
     print(f"{record.sentence}\n  -> {said[:130]}\n  {'exact' if score(said, record)['exact'] else record.answer}")
 
@@ -197,7 +197,7 @@ results.figure(
 def by_split(model):
     """For each split the shares right: of each field, and of what must be worked out."""
     rows = []
-    for split in SPLITS:
+    for split in SPLITS if full else ("train", "both new"):
         drawn = records(split, spoken, seed=2)
         said = adapt.say(model, [record.sentence for record in drawn], checkpoint)
         shares = right_by_field(said, drawn)
@@ -277,7 +277,7 @@ dora_better = results.claim(
 # and 1/2. ("Known to" is the factor to the next rate tried.)
 
 # %%
-steps = 30 if full else 1
+steps = 20 if full else 1
 plain = Lesson(steps=steps, batch=6, held=held, spoken=spoken, windows=windows)
 methods = {f"LoRA rank {r}": replace(plain, adapter=AdapterConfig(rank=r, alpha=32)) for r in (1, 8, 64)}
 methods["QLoRA rank 8"] = replace(plain, adapter=adapter, four_bits=True)
@@ -296,14 +296,12 @@ lora, every = tuned["LoRA rank 8"], tuned["full"]
 ratio, open_by = lora.run.lr / every.run.lr, lora.resolution * every.resolution
 ends = [f"{end:.3g}" for end in (ratio / open_by, ratio, ratio * open_by)]  # NaN where no rates were tried
 print("best rate of rank 8 over that of full, between the ends that the grid leaves open:", *ends)
-base = adapt.measure(model, plain, checkpoint)
+base = adapt.measure(model, replace(plain, judged=False), checkpoint)
 kept = ("task_loss", "text_loss", "exact", "valid", "fields", "step_seconds", "seconds")
 results.record(base=base, found={k: [{n: r[n] for n in kept} for r in t.results] for k, t in tuned.items()})
 
 # %%
-asked = records("both new", spoken, seed=2)
 by_rule = [copied(record.sentence) for record in asked]
-shots = adapt.say(model, [record.sentence for record in asked], checkpoint, template=with_examples)
 
 
 def spoken_shares(said):
@@ -313,14 +311,15 @@ def spoken_shares(said):
     return valid, fields, worked_out_right(said, asked)
 
 
+two_splits = ("new values", "both new")
 rows = [[label, "", "", *(f"{v:.2f}" for v in spoken_shares(said)), "", ""]
-        for label, said in (("a rule that copies", by_rule), ("four examples", shots))]  # fmt: skip
+        for label, said in (("a rule that copies", by_rule), ("four examples", prompted))]  # fmt: skip
 for label, t in tuned.items():
-    exact = [stats.shown([r["exact"][s] for r in t.results], 2) for s in base["exact"]]
+    exact = [stats.shown([r["exact"][s] for r in t.results], 2) for s in two_splits]
     shares = [stats.shown(list(v), 2) for v in zip(*(spoken_shares(r["said"]) for r in t.results), strict=True)]
     minutes = min(t.values("step_seconds")) * steps / 60
     rows.append([label, *exact, *shares, stats.shown(t.values("text_loss"), 3), f"{minutes:.1f}"])
-head = ["method", *(f"exact, {s}" for s in base["exact"]), "JSON", "fields", "worked out", "documentation", "minutes"]
+head = ["method", *(f"exact, {s}" for s in two_splits), "JSON", "fields", "worked out", "documentation", "minutes"]
 print(f"the documentation before: {base['text_loss']:.3f}")
 print(stats.table(head, rows))
 
@@ -331,7 +330,7 @@ for label, t in tuned.items():
     print(f"{label:13} documentation by rate, seed 0:", *(f"{one.lr:.2g}: {r['text_loss']:.2f}" for one, r in found))
 
 # %% [markdown]
-# *Exact* is over all held-out records of a split; JSON, fields and what was worked out are over those that were written
+# *Exact* is over 32 held-out records of a split; JSON, fields and what was worked out are over the 32 that were written
 # out, on "both new". The losses in the first table are on 25 records, new values in seen shapes; the rates were chosen
 # on 25 others. *Documentation* is the loss on 16 windows of Python's, held out from these lessons; whether the model
 # has read it we do not know. Minutes are of the fastest seed's training.
@@ -375,36 +374,37 @@ forgets_less.measure(lost, chance=dict.fromkeys(lost, itself["text_loss"]))
 dora_better.measure(minus("DoRA rank 8", "LoRA rank 8"), chance=itself["task_loss"])
 
 # %% [markdown] rests_on="12.beyond_copying=does not hold, 12.works_out=does not hold"
-# **In about a minute, on two threads, the model learns the form, and gets no more right than a rule that copies.**
-# After 30 steps nearly all answers of all six methods are JSON with the five fields; four examples in the prompt do
-# that too, and have 0.56 of the fields right (these four). LoRA of rank 8 has 0.67, and the rule that copies has 0.73.
-# Of the 36 times and days that must be worked out rank 8 has 0.02 ± 0.08 right, no other method more. (Answers dealt to
-# other sentences have 0.08.)
+# **In less than a minute, on two threads, the model learns the form, and gets no more right than a rule that copies.**
+# After 20 steps nearly all answers of all six methods are JSON with the five fields; four examples in the prompt do
+# that too, and have 0.56 of the fields right (these four). LoRA of rank 8 has 0.62, and the rule that copies has 0.73.
+# Of the 36 times and days that must be worked out rank 8 has 0.02 ± 0.08 right, no other method more than 0.03.
+# (Answers dealt to other sentences have 0.08.)
 #
 # The longer lessons, above, show where it stops. After 60 steps, with values that training shows, 0.24 (seen shapes)
 # and 0.36 (new shapes) of these fields are right, with new values 0.03 of either. (Adding 10 to each afternoon hour,
 # the mistake below, has 0.18 and 0.14.) It was too short, but that is not all: after 150 steps it is 0.85 and 0.72 with
-# seen values, and 0.17 and 0.11 with new ones. So this one lesson learns the times that it is shown, and hardly how a
+# seen values, and 0.17 and 0.14 with new ones. So this one lesson learns the times that it is shown, and hardly how a
 # time is told: half past *three in the afternoon* becomes 13:30 after 60 steps, half past *six* 16:30. And it has lost
 # 1.8 nats of documentation by then, more than any of the six methods at its best rate. Yet the loss is small: most
 # tokens of an answer are form. Whoever looks at the loss alone would not see this. (The six methods are told on the
 # same 32 sentences, the longer lessons on 32 of each split; ± is over seeds and leaves them out.)
 
 # %% [markdown] rests_on="12.on_par=not settled, 12.dora_better=not settled"
-# **Who learns more.** LoRA ends 0.014 to 0.015 nats above full fine-tuning, at every rank; all intervals reach over our
-# margin. Rank 8 with half the steps, 0.039 ± 0.062 above, is not settled either: three seeds see little. In the mean
-# DoRA ends where full fine-tuning does, 0.016 ± 0.023 below LoRA. But LoRA a second time, on other records, ended 0.022
-# ± 0.035 below the first, and 0.007 ± 0.026 below full fine-tuning. In the table rank 1, with a 64th of the numbers,
-# stands level with rank 64.
+# **Who learns more.** LoRA ends 0.010 to 0.017 nats above full fine-tuning. At rank 1 the interval stays within our
+# margin, at ranks 8 and 64 it reaches over it. (Rank 8 with half the steps ends 0.058 ± 0.019 above, so the test can
+# fail.) That does not set rank 1 apart from the others: in the table it stands level with rank 64, at a 64th of the
+# numbers. DoRA ends 0.010 ± 0.036 below LoRA, and LoRA a second time, on other records, 0.011 ± 0.014 below the first.
+# DoRA's best rate was a third of LoRA's, and the curves of both are flat between.
 
-# %% [markdown] rests_on="12.forgets_less=not reproduced"
-# **What it cost.** At every rank LoRA has lost more of the documentation than full fine-tuning, by 0.40 ± 0.09 nats
-# (rank 64), 0.48 ± 0.45 (rank 1) and 0.82 ± 0.46 (rank 8); full fine-tuning itself has lost 0.13. Rank 8 differs from
-# itself by 0.09 ± 0.95: the sizes say little. It is the other way round than published, and the sign hangs on the rate:
-# at √10 times its own, 0.014 worse on seed 0, full fine-tuning loses 0.99, more than ranks 1 and 64 there (0.55 and
-# 0.51), less than rank 8 (1.27). Each method is at the rate that is best for the *task*, and LoRA's is ten to thirty
-# times full fine-tuning's. In chapter 11 a larger rate forgot more at the same loss, and full fine-tuning at LoRA's
-# rate no less than LoRA. On seed 0 a third of the rate lost 0.54 instead of 1.27 (rank 8). So this is what one pays who
+# %% [markdown] rests_on="12.forgets_less=not settled"
+# **What it cost.** In the mean LoRA has lost more of the documentation than full fine-tuning at every rank, by 0.58 ±
+# 0.39 nats (rank 8), 0.61 ± 0.61 (rank 64) and 0.24 ± 0.32 (rank 1, not settled); full fine-tuning itself has lost
+# 0.20. Rank 8 differs from itself by -0.04 ± 0.71: the sizes say little. At ranks 8 and 64 it is the other way round
+# than published, and the sign hangs on the rate. At 1.8 times its own, 0.025 worse on seed 0, full fine-tuning loses
+# 0.67, more than rank 1 at its own rate there (0.45), less than rank 8 (0.92). And rank 8 at a third of its rate, where
+# the loss that tunes is 0.001 higher, lost 0.37 instead of 0.92. Each method is at the rate that is best for the
+# *task*, and LoRA's is six to eighteen times full fine-tuning's, chosen in a flat valley. In chapter 11 a larger rate
+# forgot more at the same loss, and full fine-tuning at LoRA's rate no less than LoRA. So this is what one pays who
 # tunes for the task alone, and not what is LoRA's nature.
 
 # %%
@@ -422,8 +422,8 @@ results.figure(
     "learnt_and_lost",
     "What each method has learnt, by the loss on new values, and what it has lost, by the loss on Python's "
     "documentation. Each dot is a seed; the dashed line is the model before.",
-    alt="A dot for each seed of six methods. Full fine-tuning's three lie lowest, 0.1 above the model before; all "
-    "others 0.45 or more.",
+    alt="A dot for each seed of six methods. Full fine-tuning's three lie lowest, 0.2 above the model before; all "
+    "others 0.33 or more.",
 )
 
 # %% [markdown]
@@ -472,8 +472,8 @@ if full:
 # Chance is the plan without the logits' term.
 
 # %% [markdown] rests_on="12.fits=holds"
-# For LoRA and QLoRA the plan is off by at most 2.6 %, {12.fits.shown}. Without the logits' term it would be 9 to 19 %
-# too low: here the vocabulary is wide and the model narrow. Rank 64 is there because at rank 8 the row could not see
+# For LoRA and QLoRA the plan is off by {12.fits.shown} at most. Without the logits' term it would be 10 to 20 % too
+# low: here the vocabulary is wide and the model narrow. Rank 64 is there because at rank 8 the row could not see
 # gradients and state: they are 2 % of the plan, at rank 64 a ninth. Libraries apart, all take less than 3 GB.
 #
 # ## Three mistakes
@@ -499,9 +499,9 @@ def answers_of(model, template=chat):
 
 # %%
 short = lesson if full else replace(lesson, steps=1)
-cut = [replace(short, learnt=labels, judged=False) for labels in ("all but the end", "all but its first token")]
+cut = [replace(short, learnt=labels) for labels in ("all but the end", "all but its first token")]
 for labels, result in zip(("the answer", *(c.learnt for c in cut)), carry_out([short, *cut], checkpoint), strict=True):
-    said, ended = answers_of(after_lesson(result))
+    said, ended = answers_of(adapt.in_one(after_lesson(result)))
     print(f"learnt: {labels}: {told(said, ended)}\n  {said[0][:150]!r}")
 
 # %% [markdown]

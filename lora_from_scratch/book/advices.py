@@ -35,11 +35,12 @@ ADVICES = [
         "layers, it forgot more after the near task, after the far one it is open. At rank 16's own rate for both, "
         "rank 16 forgot less than full on the far task ({11.same_rate_far.shown}): compare at own rates and at one. "
         "After three tasks in turn rank 4 kept more of the earlier ones than full fine-tuning did where the tasks are "
-        "far, and less where they are near. At the same loss on records all three ranks had lost more English than "
-        "full fine-tuning of all weights, each at its own best rate ({12.forgets_less.shown}).",
+        "far, and less where they are near. At the ends of their lessons on records ranks 8 and 64 had lost more of "
+        "the documentation than full fine-tuning of all weights, each at its own best rate, and rank 1 is open "
+        "({12.forgets_less.shown}).",
         "13.on_par=reproduced, 12.on_par=not settled, 01.on_par=partly, 06.keeps=holds, A2.on_a_card=holds, "
         "A2.on_a_card_lean_wide=does not hold, A2.as_much=partly, 13.less=not reproduced, 12.forgets_less=not "
-        "reproduced, 11.less=not settled, 11.worse=partly, 11.same_rate_far=does not hold, A4.sequence=partly",
+        "settled, 11.less=not settled, 11.worse=partly, 11.same_rate_far=does not hold, A4.sequence=partly",
     ),
     Advice(
         "16 bits or QLoRA?",
