@@ -439,8 +439,8 @@ gap = (factor - 1) * ours
 # - **open** in between: try it.
 #
 # Every yes below would bear a factor of 1.19; a larger one takes back 33B by LoRA on 80 GB first. A no for full
-# fine-tuning is a no for the *plan*, which without checkpointing is too large there by up to the gradients. In the table
-# such a no is never a near one.
+# fine-tuning is a no for the *plan*, which without checkpointing is too large there by up to the gradients. In the
+# table such a no is never a near one.
 #
 # STATE32 holds weights and gradients in 16 bits and AdamW's state in float32, as the QLoRA paper counts it. It is not
 # what plain torch does: there AdamW's state has the type of the weights, so a model in bfloat16 takes 4 bytes less for
