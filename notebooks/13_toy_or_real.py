@@ -306,7 +306,10 @@ def times(first, second):
     """The ratio of two best rates, with what ties and grids leave open. Without an interval where nothing was tried."""
     a, b = tuned[first], tuned[second]
     ratio = a.run.lr / b.run.lr
-    return Estimate(ratio, ends(a)[0] / ends(b)[1], ends(a)[1] / ends(b)[0]) if a.tried else Estimate(ratio)
+    if not a.tried:
+        return Estimate(ratio)
+    (a_low, a_high), (b_low, b_high) = ends(a), ends(b)
+    return Estimate(ratio, a_low / b_high, a_high / b_low if b_low else np.inf)
 
 
 # %%
