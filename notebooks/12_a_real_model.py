@@ -8,7 +8,8 @@
 # examples into tokens and labels, choose a rate, train, judge on what was held out, plan the memory, merge, save, use.
 # And know three mistakes by what they do.
 #
-# **What you need.** Chapter 01, for the layer. Chapter 06, for the plan of a step's memory.
+# **What you need.** Chapter 01, for the layer. Chapter 06, for the plan of a step's memory. QLoRA (chapter 05: the base
+# in 4 bits) and DoRA (chapter 09: size and direction apart) are only compared here.
 #
 # **The model.** SmolLM2-135M-Instruct (Apache-2.0), a Llama of 30 layers and 135 million parameters, in one file that
 # `make notebooks` installs. `LORA_MODEL=path` takes another Llama: a folder from the Hugging Face hub, or a GGUF file.
@@ -90,9 +91,9 @@ for split in SPLITS:
 
 # %%
 full = size.name in ("full", "gpu")
-held, spoken, windows = (100, 32, 16) if full else (8, 6, 4) if size.name == "quick" else (4, 2, 2)
-shown = records("both new", 10 if full else 6, seed=2)
-sentences, examples = [record.sentence for record in shown], records("train", 4, seed=3)
+held, spoken, windows = (100, 32, 16) if full else (8, 6, 4) if size.name == "quick" else (4, 6, 2)
+asked, examples = records("both new", spoken, seed=2), records("train", 4, seed=3)
+sentences, shown = [record.sentence for record in asked], asked[:10]
 
 
 def with_examples(question):
@@ -100,9 +101,9 @@ def with_examples(question):
     return "".join(f"{chat(e.sentence)}{e.answer}<|im_end|>\n" for e in examples) + chat(question)
 
 
-before = adapt.say(model, sentences, checkpoint)
+before = adapt.say(model, sentences[:10], checkpoint)
 prompted = adapt.say(model, sentences, checkpoint, template=with_examples)
-for record, *said in list(zip(shown, before, prompted, strict=True))[:4]:
+for record, *said in list(zip(shown, before, prompted, strict=False))[:4]:
     print(
         record.sentence,
         *(f"  {how}: {text[:100]!r}" for how, text in zip(("bare", "four"), said, strict=True)),
@@ -155,12 +156,12 @@ del mine, optimizer
 # it was done before. The rate, 1e-3, is a first guess; below we look for better ones.
 #
 # **Write down your predictions.** After 60 steps of 8 records, of sentences with new shapes *and* new values: which
-# share of the answers is JSON, which share is right in every field? And who learns more from 180 records: LoRA of rank
+# share of the answers is JSON, which share of the fields is right? And who learns more from 120 records: LoRA of rank
 # 8, or all 135 million weights?
 
 # %%
-lesson = Lesson(adapter=adapter, lr=1e-3, seed=1, held=held, spoken=spoken, windows=windows, keep=True)
-lesson = replace(lesson, steps={"smoke": 1, "quick": 12}.get(size.name, 60))
+lesson = Lesson(adapter=adapter, lr=1e-3, seed=1, judged=False, held=held, windows=windows, keep=True)
+lesson = replace(lesson, steps={"smoke": 1, "quick": 10}.get(size.name, 60))
 taught = carry_out([lesson], checkpoint)[0]
 
 
@@ -172,7 +173,7 @@ def after_lesson(result):
 
 
 ours = after_lesson(taught)
-after = adapt.say(ours, sentences, checkpoint)
+after = adapt.say(ours, sentences[:10], checkpoint)
 for record, said in zip(shown, after, strict=True):
     print(f"{record.sentence}\n  -> {said[:130]}\n  {'exact' if score(said, record)['exact'] else record.answer}")
 
@@ -197,7 +198,7 @@ results.figure(
 def by_split(model):
     """For each split the shares right: of each field, and of what must be worked out."""
     rows = []
-    for split in SPLITS:
+    for split in SPLITS if full else ("train", "both new"):
         drawn = records(split, spoken, seed=2)
         said = adapt.say(model, [record.sentence for record in drawn], checkpoint)
         shares = right_by_field(said, drawn)
@@ -220,7 +221,9 @@ if full:
 # ## What would count
 #
 # Six methods, each at its own best rate: the rate is chosen on seed 0 by the loss on other held-out records, and judged
-# on further seeds. Every row is written down before it is measured, though the table above hints at *worked out*.
+# on further seeds. Every row was written down before its first measurement, though the table above hints at *worked
+# out*. That one had lessons of 30 steps; here are 20. One verdict changed: *forgets less* was not reproduced at any
+# rank, and is not settled now.
 #
 # Most of an answer stands in its sentence, word for word. So a rule that is given all lists, copies names, thing,
 # place, the first weekday and digits, and works nothing out, has most fields right (`lab/copying.py`). A model is to be
@@ -273,11 +276,12 @@ dora_better = results.claim(
 # ## Six methods
 #
 # Each is tried at three rates on seed 0, a factor of √10 apart, around one that a first look on that seed found for its
-# kind; where a best one lies at the edge, all get one more. Rank 1, 8 and 64 have alpha 32, so their scaling is 32, 4
-# and 1/2. ("Known to" is the factor to the next rate tried.)
+# kind; where a best one lies at the edge, all get a fourth: there one further out, elsewhere one between the best and a
+# neighbour. Rank 1, 8 and 64 have alpha 32, so their scaling is 32, 4 and 1/2. ("Known to" is the factor to the farther
+# of the two rates tried beside it.)
 
 # %%
-steps = 30 if full else 1
+steps = 20 if full else 1
 plain = Lesson(steps=steps, batch=6, held=held, spoken=spoken, windows=windows)
 methods = {f"LoRA rank {r}": replace(plain, adapter=AdapterConfig(rank=r, alpha=32)) for r in (1, 8, 64)}
 methods["QLoRA rank 8"] = replace(plain, adapter=adapter, four_bits=True)
@@ -296,14 +300,12 @@ lora, every = tuned["LoRA rank 8"], tuned["full"]
 ratio, open_by = lora.run.lr / every.run.lr, lora.resolution * every.resolution
 ends = [f"{end:.3g}" for end in (ratio / open_by, ratio, ratio * open_by)]  # NaN where no rates were tried
 print("best rate of rank 8 over that of full, between the ends that the grid leaves open:", *ends)
-base = adapt.measure(model, plain, checkpoint)
+base = adapt.measure(model, replace(plain, judged=False), checkpoint)
 kept = ("task_loss", "text_loss", "exact", "valid", "fields", "step_seconds", "seconds")
 results.record(base=base, found={k: [{n: r[n] for n in kept} for r in t.results] for k, t in tuned.items()})
 
 # %%
-asked = records("both new", spoken, seed=2)
 by_rule = [copied(record.sentence) for record in asked]
-shots = adapt.say(model, [record.sentence for record in asked], checkpoint, template=with_examples)
 
 
 def spoken_shares(said):
@@ -313,14 +315,15 @@ def spoken_shares(said):
     return valid, fields, worked_out_right(said, asked)
 
 
+two_splits = ("new values", "both new")
 rows = [[label, "", "", *(f"{v:.2f}" for v in spoken_shares(said)), "", ""]
-        for label, said in (("a rule that copies", by_rule), ("four examples", shots))]  # fmt: skip
+        for label, said in (("a rule that copies", by_rule), ("four examples", prompted))]  # fmt: skip
 for label, t in tuned.items():
-    exact = [stats.shown([r["exact"][s] for r in t.results], 2) for s in base["exact"]]
+    exact = [stats.shown([r["exact"][s] for r in t.results], 2) for s in two_splits]
     shares = [stats.shown(list(v), 2) for v in zip(*(spoken_shares(r["said"]) for r in t.results), strict=True)]
     minutes = min(t.values("step_seconds")) * steps / 60
     rows.append([label, *exact, *shares, stats.shown(t.values("text_loss"), 3), f"{minutes:.1f}"])
-head = ["method", *(f"exact, {s}" for s in base["exact"]), "JSON", "fields", "worked out", "documentation", "minutes"]
+head = ["method", *(f"exact, {s}" for s in two_splits), "JSON", "fields", "worked out", "documentation", "minutes"]
 print(f"the documentation before: {base['text_loss']:.3f}")
 print(stats.table(head, rows))
 
@@ -331,10 +334,11 @@ for label, t in tuned.items():
     print(f"{label:13} documentation by rate, seed 0:", *(f"{one.lr:.2g}: {r['text_loss']:.2f}" for one, r in found))
 
 # %% [markdown]
-# *Exact* is over all held-out records of a split; JSON, fields and what was worked out are over those that were written
+# *Exact* is over 32 held-out records of a split; JSON, fields and what was worked out are over the 32 that were written
 # out, on "both new". The losses in the first table are on 25 records, new values in seen shapes; the rates were chosen
 # on 25 others. *Documentation* is the loss on 16 windows of Python's, held out from these lessons; whether the model
-# has read it we do not know. Minutes are of the fastest seed's training.
+# has read it we do not know. *Before*, and the dashed line below, are without NF4's rounding. So QLoRA's figure holds
+# what the rounding took as well, which was not measured. Minutes are of the fastest seed's training.
 #
 # Now the verdicts. Chance, at every rank, is rank 8: for *on par* with half the steps; for *forgets less* and DoRA a
 # second time, with other records and another start.
@@ -375,37 +379,43 @@ forgets_less.measure(lost, chance=dict.fromkeys(lost, itself["text_loss"]))
 dora_better.measure(minus("DoRA rank 8", "LoRA rank 8"), chance=itself["task_loss"])
 
 # %% [markdown] rests_on="12.beyond_copying=does not hold, 12.works_out=does not hold"
-# **In about a minute, on two threads, the model learns the form, and gets no more right than a rule that copies.**
-# After 30 steps nearly all answers of all six methods are JSON with the five fields; four examples in the prompt do
-# that too, and have 0.56 of the fields right (these four). LoRA of rank 8 has 0.67, and the rule that copies has 0.73.
-# Of the 36 times and days that must be worked out rank 8 has 0.02 ± 0.08 right, no other method more. (Answers dealt to
-# other sentences have 0.08.)
+# **In less than a minute, on two threads, the model learns the form, and gets no more right than a rule that copies.**
+# After 20 steps nearly all answers of all six methods are JSON with the five fields; four examples in the prompt do
+# that too, and have 0.56 of the fields right (these four). LoRA of rank 8 has 0.62 ± 0.08, which is not told apart from
+# these four; the rule that copies has 0.73. Of the 36 times and days that must be worked out rank 8 has 0.02 ± 0.08
+# right, no other method more than 0.03. (Answers dealt to other sentences have 0.08.)
 #
-# The longer lessons, above, show where it stops. After 60 steps, with values that training shows, 0.24 (seen shapes)
-# and 0.36 (new shapes) of these fields are right, with new values 0.03 of either. (Adding 10 to each afternoon hour,
-# the mistake below, has 0.18 and 0.14.) It was too short, but that is not all: after 150 steps it is 0.85 and 0.72 with
-# seen values, and 0.17 and 0.11 with new ones. So this one lesson learns the times that it is shown, and hardly how a
-# time is told: half past *three in the afternoon* becomes 13:30 after 60 steps, half past *six* 16:30. And it has lost
-# 1.8 nats of documentation by then, more than any of the six methods at its best rate. Yet the loss is small: most
-# tokens of an answer are form. Whoever looks at the loss alone would not see this. (The six methods are told on the
-# same 32 sentences, the longer lessons on 32 of each split; ± is over seeds and leaves them out.)
+# The longer lessons, above, one seed each, come level with the rule (0.73 of the fields after 60 steps, 0.76 after
+# 150), and show where it stops. After 60 steps, with values that training shows, 0.24 (seen shapes) and 0.36 (new
+# shapes) of these fields are right, with new values 0.03 of either. (A rule that adds 10 to each hour after noon, and
+# has only the mornings right, has 0.18 and 0.14.) It was too short, but that is not all: after 150 steps it is 0.85 and
+# 0.72 with seen values, and 0.17 and 0.14 with new ones, where that rule has 0.17 and 0.11: one field more, at most. So
+# this one lesson learns the times that it is shown, and hardly how a time is told: half past *three in the afternoon*
+# becomes 13:30 after 60 steps, half past *six* 16:30. And after 150 steps it has lost 1.8 nats of documentation, more
+# than any of the six methods at its best rate. Yet the loss of the six has fallen from 2.17 to 0.15 to 0.17: much of an
+# answer is form, it seems (not counted). Whoever looks at the loss alone would not see this. (The six methods are told
+# on the same 32 sentences, the longer lessons on 32 of each split; ± is over seeds and leaves them out.)
 
 # %% [markdown] rests_on="12.on_par=not settled, 12.dora_better=not settled"
-# **Who learns more.** LoRA ends 0.014 to 0.015 nats above full fine-tuning, at every rank; all intervals reach over our
-# margin. Rank 8 with half the steps, 0.039 ± 0.062 above, is not settled either: three seeds see little. In the mean
-# DoRA ends where full fine-tuning does, 0.016 ± 0.023 below LoRA. But LoRA a second time, on other records, ended 0.022
-# ± 0.035 below the first, and 0.007 ± 0.026 below full fine-tuning. In the table rank 1, with a 64th of the numbers,
-# stands level with rank 64.
+# **Who learns more.** In the mean LoRA ends 0.010 to 0.017 nats above full fine-tuning. At rank 1 the interval is
+# within our margin, and wholly above 0: a little worse. At ranks 8 and 64 it reaches over the margin, and holds 0. That
+# LoRA learns *less*, as published, has no row here. (Rank 8 with half the steps ends 0.058 ± 0.019 above, so the test
+# can fail.) That does not set rank 1 apart from the others: in the table it stands level with rank 64, at a 64th of the
+# numbers. DoRA ends 0.010 ± 0.036 below LoRA, and LoRA a second time, on other records, 0.011 ± 0.014 below the first.
+# DoRA's best rate was a third of LoRA's, and the curves of both are flat between.
 
-# %% [markdown] rests_on="12.forgets_less=not reproduced"
-# **What it cost.** At every rank LoRA has lost more of the documentation than full fine-tuning, by 0.40 ± 0.09 nats
-# (rank 64), 0.48 ± 0.45 (rank 1) and 0.82 ± 0.46 (rank 8); full fine-tuning itself has lost 0.13. Rank 8 differs from
-# itself by 0.09 ± 0.95: the sizes say little. It is the other way round than published, and the sign hangs on the rate:
-# at √10 times its own, 0.014 worse on seed 0, full fine-tuning loses 0.99, more than ranks 1 and 64 there (0.55 and
-# 0.51), less than rank 8 (1.27). Each method is at the rate that is best for the *task*, and LoRA's is ten to thirty
-# times full fine-tuning's. In chapter 11 a larger rate forgot more at the same loss, and full fine-tuning at LoRA's
-# rate no less than LoRA. On seed 0 a third of the rate lost 0.54 instead of 1.27 (rank 8). So this is what one pays who
-# tunes for the task alone, and not what is LoRA's nature.
+# %% [markdown] rests_on="12.forgets_less=not settled"
+# **What it cost.** In the mean LoRA has lost more of the documentation than full fine-tuning at every rank, by 0.58 ±
+# 0.39 nats (rank 8), 0.61 ± 0.61 (rank 64) and 0.24 ± 0.32 (rank 1, not settled); full fine-tuning itself has lost
+# 0.21. Rank 8 differs from itself by -0.04 ± 0.71, so the sizes say little. Rank 8 is the other way round than
+# published by more than our margin of 0.05; rank 64's interval begins at 0.0005. One rate too high turns the sign for
+# rank 1: at 1.8 times its own, 0.025 worse on seed 0, full fine-tuning loses 0.67, more than rank 1 at its own rate
+# there (0.45), level with rank 64 (0.65), less than rank 8 (0.92). And rank 8 at a third of its rate, where the loss
+# that tunes is 0.001 higher, lost 0.37 instead of 0.92. Each method is at the rate that is best for the *task*. LoRA's
+# is six to eighteen times full fine-tuning's, but the valleys are flat, and for rank 8 the grid leaves 3 to 100 open.
+# Yet the rate is not shown to be the reason. Of the tries on seed 0 with a loss below 0.2, LoRA's lost 0.35 or more,
+# full fine-tuning's 0.07 and 0.19, and 0.67 at the rate too high. In chapter 11 full fine-tuning at rank 16's rate
+# forgot no less than rank 16. So this is what one pays who tunes for the task alone; why, is open.
 
 # %%
 if all(t.tried for t in tuned.values()):
@@ -422,8 +432,8 @@ results.figure(
     "learnt_and_lost",
     "What each method has learnt, by the loss on new values, and what it has lost, by the loss on Python's "
     "documentation. Each dot is a seed; the dashed line is the model before.",
-    alt="A dot for each seed of six methods. Full fine-tuning's three lie lowest, 0.1 above the model before; all "
-    "others 0.45 or more.",
+    alt="A dot for each seed of six methods. Full fine-tuning's three lie lowest, 0.2 above the model before; all "
+    "others 0.33 or more.",
 )
 
 # %% [markdown]
@@ -432,7 +442,7 @@ results.figure(
 # Chapter 06 plans a step from the sizes of a model: weights, gradients, state, activations, and the loss's two tensors
 # as large as the logits. Now two steps run in a process of their own, which says how many bytes it held at most, beyond
 # what it held once the model was loaded, and the model's. (The allocator is told to give back what is freed; left
-# alone, it keeps half a gigabyte of it here. `lab/footprint.py` says how. It works on Linux.)
+# alone, it keeps 0.4 GB of it here. `lab/footprint.py` says how. It works on Linux.)
 #
 # The row is for LoRA of rank 8 and 64 and for QLoRA. (A first version had rank 8 alone, and a line of a tenth.) For
 # full fine-tuning the plan is too high by up to the gradients, as chapter 06 says: they are complete only when the
@@ -472,9 +482,10 @@ if full:
 # Chance is the plan without the logits' term.
 
 # %% [markdown] rests_on="12.fits=holds"
-# For LoRA and QLoRA the plan is off by at most 2.6 %, {12.fits.shown}. Without the logits' term it would be 9 to 19 %
-# too low: here the vocabulary is wide and the model narrow. Rank 64 is there because at rank 8 the row could not see
-# gradients and state: they are 2 % of the plan, at rank 64 a ninth. Libraries apart, all take less than 3 GB.
+# For LoRA and QLoRA the plan is off by {12.fits.shown} at most. Without the logits' term it would be 10 to 20 % too low
+# (chance, 0.26, is the largest of these as a share of that plan): here the vocabulary is wide and the model narrow.
+# Rank 64 is there because at rank 8 the row could not see gradients and state: they are 2 % of the plan, at rank 64 a
+# ninth. Libraries apart, all take less than 3 GB.
 #
 # ## Three mistakes
 #
@@ -499,9 +510,9 @@ def answers_of(model, template=chat):
 
 # %%
 short = lesson if full else replace(lesson, steps=1)
-cut = [replace(short, learnt=labels, judged=False) for labels in ("all but the end", "all but its first token")]
+cut = [replace(short, learnt=labels) for labels in ("all but the end", "all but its first token")]
 for labels, result in zip(("the answer", *(c.learnt for c in cut)), carry_out([short, *cut], checkpoint), strict=True):
-    said, ended = answers_of(after_lesson(result))
+    said, ended = answers_of(adapt.in_one(after_lesson(result)))
     print(f"learnt: {labels}: {told(said, ended)}\n  {said[0][:150]!r}")
 
 # %% [markdown]

@@ -373,13 +373,13 @@ higher.measure(
 
 # %%
 real = rate_laws.real_ratio(ROOT)
-print(f"the pretrained model of chapter 13, by the same rule: {real:.1f} (documents, 24 steps, one seed)")
+print(f"the pretrained model of chapter 13, by the same rule: {real:.1f} (documents, few steps, one seed)")
 results.figure(
     figures.ratio_by_width(partial(ratio, steps=middle), tasks, widths, seeds, real),
     "widths",
     "LoRA's best rate (rank 16, alpha 32) over full fine-tuning's of the same layers, by width. Bars: 95 % intervals "
-    "over three bases; runs of 100 steps. The open mark is the pretrained model of chapter 13: another task, 24 steps, "
-    "one seed.",
+    "over three bases; runs of 100 steps. The open mark is the pretrained model of chapter 13: another task, few "
+    "steps, one seed.",
     alt="The near task rises from 2.2 at width 64 to 3.6 at 256, the far one from 1.7 to 2.2; both below a level line "
     "at 10 and across a steeper one, hidden over 2 alpha. The pretrained model, at 576, lies near 10, where they meet.",
 )

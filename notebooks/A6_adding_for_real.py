@@ -352,7 +352,7 @@ results.figure(
     "plane",
     "Each point is a model: across its loss on records, upwards its loss on documents (means over seeds). Grey lines: "
     "each adapter alone on its own task.",
-    alt="A point for each model in the plane of the two losses: the base, each adapter alone, five merges, together "
+    alt="A point for each model in the plane of the two losses: the base, each adapter alone, six merges, together "
     "and in turn.",
 )
 

@@ -52,8 +52,22 @@ def test_what_was_kept_makes_the_taught_model_again(checkpoint, lesson):
     model = adapt.prepared(copy.deepcopy(checkpoint.model), lesson)
     model.load_state_dict(taught["state"], strict=False)
     with train.threads(adapt.THREADS):
-        found = adapt.measure(model, lesson, checkpoint)
+        found = adapt.measure(adapt.in_one(model), lesson, checkpoint)
     assert all(taught[name] == value for name, value in found.items())
+
+
+@pytest.mark.parametrize("options", [{}, {"four_bits": True}, {"adapter": replace(LORA, dora=True)}])
+def test_what_is_measured_in_one_is_the_taught_model(checkpoint, options):
+    """Merged, in 4 bits too, it gives the adapters' logits, and leaves them trainable as they were."""
+    lesson = replace(SHORT, **options)
+    model = adapt.prepared(copy.deepcopy(checkpoint.model), lesson)
+    model.load_state_dict(adapt.adapt(lesson, checkpoint)["state"], strict=False)
+    ids, names = torch.arange(3, 23)[None], [name for name, p in model.named_parameters() if p.requires_grad]
+    with torch.no_grad():
+        found, expected, base = adapt.in_one(model)(ids), model(ids), checkpoint.model(ids)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-5) and not torch.allclose(found, base, atol=1e-3)
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == names
+    assert adapt.in_one(checkpoint.model) is checkpoint.model
 
 
 def test_the_loop_is_that_of_the_tiny_models(checkpoint):
@@ -80,9 +94,11 @@ def test_measuring_is_by_the_whole_answer_whatever_was_learnt(checkpoint):
     assert all(result == found[0] for result in found)
     assert set(found[0]) == {"text_loss", "tune_loss", "task_loss", "exact", "said", "valid", "fields"}
     assert set(found[0]["exact"]) == {"new values", "both new"} and len(found[0]["said"]) == 2
-    assert set(adapt.measure(checkpoint.model, replace(SHORT, judged=False), checkpoint)) == {
-        "text_loss", "tune_loss", "task_loss"
-    }  # fmt: skip
+    for task in ("records", "documents"):
+        unjudged = replace(SHORT, task=task, judged=False)
+        whole, part = (adapt.measure(checkpoint.model, unjudged, checkpoint, tuning=on) for on in (True, False))
+        assert set(whole) == {"text_loss", "tune_loss", "task_loss"}
+        assert part == {name: whole[name] for name in ("text_loss", "task_loss")}
 
 
 def test_what_is_learnt_of_an_example():

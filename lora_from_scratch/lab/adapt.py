@@ -18,7 +18,14 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from lora_from_scratch.inject import AdapterConfig, add_adapters, count_parameters, trainable_parameters
+from lora_from_scratch.inject import (
+    AdapterConfig,
+    add_adapters,
+    count_parameters,
+    is_adapter,
+    merge_adapters,
+    trainable_parameters,
+)
 from lora_from_scratch.lab import answers, cache, corpus, generate, llama, progress, records, tasks, tokens, train
 from lora_from_scratch.lab.answers import Example, answer_loss, answered, as_batch, chat, example
 from lora_from_scratch.lab.checkpoint import Checkpoint
@@ -44,8 +51,8 @@ class Lesson:
     """One fine-tuning of a real model. `adapter` None trains the weights: "all", or those of the "linear" layers.
 
     `four_bits` keeps the frozen linear layers in NF4. `learnt` is one of LEARNT. Losses are measured on `windows` of
-    the documentation, and on a quarter of `held` records. `judged` asks for what a comparison is judged by: `held`
-    records of two held-out splits, and `spoken` answers written out token by token; a run that only chooses a rate goes
+    the documentation, and on a quarter of `held` records. `judged` asks for what a comparison is judged by: `spoken`
+    records of two held-out splits, those of one written out token by token; a run that only chooses a rate goes
     without.
     Raises ValueError for what is unknown or out of range.
     """
@@ -129,7 +136,7 @@ def adapt(lesson: Lesson, checkpoint: Checkpoint, on_step: Callable[[], object] 
         torch.manual_seed(lesson.seed)
         model = prepared(copy.deepcopy(checkpoint.model), lesson)
         losses, seconds = fit(model, lesson, checkpoint, on_step)
-        result = {"losses": losses, "step_seconds": seconds, **measure(model, lesson, checkpoint)}
+        result = {"losses": losses, "step_seconds": seconds, **measure(in_one(model), lesson, checkpoint)}
     result["trained"] = count_parameters(model)[0]
     if lesson.keep:
         own = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -148,6 +155,15 @@ def prepared(model: nn.Module, lesson: Lesson) -> nn.Module:
     for layer in find_targets(model, "all-linear").values():
         layer.requires_grad_(True)
     return model
+
+
+def in_one(model: nn.Module) -> nn.Module:
+    """A copy with its adapters merged, which measures the same (chapter 03) at the base's speed; without any, itself.
+
+    A base in 4 bits is decoded once and not at every token.
+    """
+    adapted = any(is_adapter(module) for module in model.modules())
+    return merge_adapters(copy.deepcopy(model)) if adapted else model
 
 
 def fit(
@@ -199,27 +215,28 @@ def document_ids(checkpoint: Checkpoint, split: str) -> Tensor:
     return torch.tensor(checkpoint.tokenizer.encode(corpus.corpus()[split]))
 
 
-def measure(model: nn.Module, lesson: Lesson, checkpoint: Checkpoint) -> dict:
+def measure(model: nn.Module, lesson: Lesson, checkpoint: Checkpoint, tuning: bool = True) -> dict:
     """What a model can do, and what it still knows.
 
-    tune_loss, task_loss: of the task, held out, on other records or windows: the one for choosing a rate, the other for
-    judging it. text_loss: of the documentation, held out. And if `judged`, for records:
-        exact: {split: share of `held` records that greedy decoding would answer to the letter}, on two splits.
-        valid, fields: of `spoken` answers on "both new", the shares that are JSON, and of right fields; `said`: those.
+    task_loss, and with `tuning` tune_loss: of the task, held out, on other records or windows; the one for judging a
+    rate, the other for choosing it. text_loss: of the documentation, held out. And if `judged`, for records:
+        exact: {split: share of `spoken` records that greedy decoding would answer to the letter}, on two splits.
+        valid, fields: of the answers on "both new", the shares that are JSON, and of right fields; `said`: those.
     """
     windows = tasks.fixed_windows(document_ids(checkpoint, "held_out"), 2 * lesson.windows, LENGTH)
     result = {"text_loss": train.evaluate(model, windows[1::2], batch=8)}
     if lesson.task == "documents":
-        return result | {"task_loss": result["text_loss"], "tune_loss": train.evaluate(model, windows[0::2], batch=8)}
-    for name, seed in (("tune_loss", 1), ("task_loss", 2)):
+        result["task_loss"] = result["text_loss"]
+        return result | ({"tune_loss": train.evaluate(model, windows[0::2], batch=8)} if tuning else {})
+    for name, seed in (("tune_loss", 1), ("task_loss", 2))[0 if tuning else 1 :]:
         drawn = records.records("new values", max(1, lesson.held // 4), seed)
         result[name] = mean_loss(model, as_examples(drawn, checkpoint))
     if not lesson.judged:
         return result
-    held = {split: records.records(split, lesson.held, seed=2) for split in ("new values", "both new")}
+    held = {split: records.records(split, lesson.spoken, seed=2) for split in ("new values", "both new")}
     right = {split: answered(model, as_examples(drawn, checkpoint)) for split, drawn in held.items()}
     result["exact"] = {split: sum(found) / len(found) for split, found in right.items()}
-    some = held["both new"][: lesson.spoken]
+    some = held["both new"]
     result["said"] = say(model, [record.sentence for record in some], checkpoint)
     scores = [records.score(said, record) for said, record in zip(result["said"], some, strict=True)]
     return result | {name: sum(s[name] for s in scores) / len(scores) for name in ("valid", "fields")}
@@ -239,7 +256,7 @@ def say(
     checkpoint: Checkpoint,
     new_tokens: int = 64,
     template: Callable[[str], str] = chat,
-    batch: int = 24,
+    batch: int = 32,
 ) -> list[str]:
     """What a model answers to each question, by greedy decoding, without the end; cut off where it does not end."""
     said, tokenizer = [], checkpoint.tokenizer

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lora_from_scratch.analysis import nulls, spectra
 from lora_from_scratch.analysis.nulls import random_update_like
-from lora_from_scratch.analysis.spectra import effective_rank, intruder_dimensions, low_rank_factors, singular_values
+from lora_from_scratch.analysis.spectra import low_rank_factors, singular_values
 from lora_from_scratch.inject import count_parameters
 from lora_from_scratch.lab import adapt, cache, generate, train
 from lora_from_scratch.lab.adapt import LENGTH, THREADS, Lesson, prepared
@@ -32,39 +32,48 @@ BLOCK, LEVELS = 32, 16  # of GGUF's Q4_1: weights that share a scale, and the le
 HERE = cache.imported(__name__)
 
 
-def examine(lesson: Lesson, checkpoint: Checkpoint, looks: int = 10, cuts: Sequence[int] = (), blocks: int = 6) -> dict:
+def examine(
+    lesson: Lesson,
+    checkpoint: Checkpoint,
+    looks: int = 10,
+    cuts: Sequence[int] = (),
+    blocks: int = 6,
+    merges: bool = True,
+) -> dict:
     """Carry out a lesson on a copy of the model and look at it `looks` times on its way, before the first step too.
 
-    Gives what `adapt` gives without `judged`, and
+    Gives what `adapt` gives without `judged`, the loss for choosing a rate left out, and
         path: {"steps", "task_loss", "text_loss", "own_loss"}, a list each; text is documentation, own is what the model
             wrote by itself before (`own_text`), losses in nats a token.
         matrices: {name: what `taken_apart` gives} of the linear layers in `blocks` evenly spaced blocks.
         kept: {label: task loss with other linear weights}. "rank 8", for each of `cuts`: every update cut to that rank;
             "entries 8": to as many of its largest entries as the two factors hold numbers. "half", "half, beside" and
-            "half, merged", unless `blocks` is 0: a base in bfloat16; the update beside it; merged into it.
+            "half, merged", if `merges`: a base in bfloat16; the update beside it; merged into it.
 
     From the cache where nothing that decides it has changed. Raises ValueError for fewer than 1 look, or for more than
     there are steps.
     """
     if not 1 <= looks <= lesson.steps:
         raise ValueError(f"looks is {looks!r}; with {lesson.steps} steps it runs from 1 to {lesson.steps}")
-    key = {**adapt.lesson_key(lesson, checkpoint), "looks": looks, "cuts": list(cuts), "blocks": blocks}
+    asked = {"looks": looks, "cuts": list(cuts), "blocks": blocks, "merges": merges}
+    key = {**adapt.lesson_key(lesson, checkpoint), **asked}
     key["examine"] = cache.code_version(HERE, nulls, spectra)
-    result = cache.cached("examined", key, lambda: _examine(lesson, checkpoint, looks, cuts, blocks))
+    result = cache.cached("examined", key, lambda: _examine(lesson, checkpoint, **asked))
     SECONDS.append(result["seconds"])
     return result
 
 
-def _examine(lesson: Lesson, checkpoint: Checkpoint, looks: int, cuts: Sequence[int], blocks: int) -> dict:
+def _examine(
+    lesson: Lesson, checkpoint: Checkpoint, looks: int, cuts: Sequence[int], blocks: int, merges: bool
+) -> dict:
     started = time.perf_counter()
     with train.threads(THREADS), torch.random.fork_rng():
         torch.manual_seed(lesson.seed)
         model = prepared(copy.deepcopy(checkpoint.model), lesson)
         watcher = Watcher(model, lesson, checkpoint, looks)
-        watcher.look()
         losses, step_seconds = adapt.fit(model, lesson, checkpoint, watcher)
         result = {"losses": losses, "path": watcher.path, "step_seconds": step_seconds}
-        result |= adapt.measure(model, replace(lesson, judged=False), checkpoint)
+        result |= {name: watcher.path[name][-1] for name in ("task_loss", "text_loss")}
         layers = list(find_targets(checkpoint.model, "all-linear"))
         before, after = ({n: m.get_submodule(n).weight.detach() for n in layers} for m in (checkpoint.model, model))
         chosen = {round(i * (len(model.model.layers) - 1) / max(1, blocks - 1)) for i in range(blocks)}
@@ -73,31 +82,44 @@ def _examine(lesson: Lesson, checkpoint: Checkpoint, looks: int, cuts: Sequence[
         result["matrices"] = {name: taken_apart(before[name], after[name], draw) for name in names}
         result["kept"] = {
             label: with_weights(weight, lesson, checkpoint)
-            for label, weight in versions(before, after, cuts, merge=blocks > 0).items()
+            for label, weight in versions(before, after, cuts, merges).items()
         }
     return result | {"trained": count_parameters(model)[0], "seconds": time.perf_counter() - started}
 
 
 class Watcher:
-    """Called after every step, it measures `model` at `looks` evenly spaced steps."""
+    """Looks at `model` now and, called after every step, at `looks` evenly spaced ones, the last among them."""
 
     def __init__(self, model: nn.Module, lesson: Lesson, checkpoint: Checkpoint, looks: int) -> None:
         self.model, self.lesson, self.checkpoint, self.step = model, lesson, checkpoint, 0
         self.due = {lesson.steps * (i + 1) // looks for i in range(looks)}
-        self.own = own_text(checkpoint)
         self.path: dict[str, list] = {"steps": [], "task_loss": [], "text_loss": [], "own_loss": []}
+        whole = not lesson.four_bits  # then it begins as the checkpoint: B is zero
+        self.note(losses_before(checkpoint, lesson.task, lesson.held, lesson.windows) if whole else self.look())
 
     def __call__(self) -> None:
         self.step += 1
         if self.step in self.due:
-            self.look()
+            self.note(self.look())
 
-    def look(self) -> None:
-        found = adapt.measure(self.model, replace(self.lesson, judged=False), self.checkpoint)
-        self.path["steps"].append(self.step)
-        self.path["task_loss"].append(found["task_loss"])
-        self.path["text_loss"].append(found["text_loss"])
-        self.path["own_loss"].append(train.evaluate(self.model, self.own, batch=8))
+    def look(self) -> dict[str, float]:
+        return losses_of(adapt.in_one(self.model), self.lesson, self.checkpoint)
+
+    def note(self, found: dict[str, float]) -> None:
+        for name, value in {"steps": self.step, **found}.items():
+            self.path[name].append(value)
+
+
+def losses_of(model: nn.Module, lesson: Lesson, checkpoint: Checkpoint) -> dict[str, float]:
+    """The three losses of a look."""
+    found = adapt.measure(model, replace(lesson, judged=False), checkpoint, tuning=False)
+    return found | {"own_loss": train.evaluate(model, own_text(checkpoint), batch=8)}
+
+
+@functools.lru_cache(maxsize=4)
+def losses_before(checkpoint: Checkpoint, task: str, held: int, windows: int) -> dict[str, float]:
+    """The three losses of the checkpoint itself, with which all lessons begin that leave it in full precision."""
+    return losses_of(checkpoint.model, Lesson(task, held=held, windows=windows), checkpoint)
 
 
 @functools.lru_cache(maxsize=1)
@@ -115,23 +137,28 @@ def own_text(checkpoint: Checkpoint, count: int = 16) -> Tensor:
 def taken_apart(W0: Tensor, W1: Tensor, draw: torch.Generator) -> dict:
     """What one weight's update is made of, (d_out, d_in) both.
 
-    size: of ΔW beside W0, in the Frobenius norm. effective_rank, sizes: of ΔW, its singular values. intruders, null,
-    rounding: how many of the 10 leading left vectors are new in W1, in W0 with a random update of the same singular
-    values, and in W0 with noise as large as its rounding. arrived: what is left of ΔW after a merge in bfloat16, as a
-    projection on it (1: all).
+    size: of ΔW beside W0, in the Frobenius norm. sizes: of ΔW, its singular values. intruders, null, rounding: how
+    many of the 10 leading left vectors are new in W1, in W0 with a random update of the same singular values, and in W0
+    with noise as large as its rounding. arrived: what is left of ΔW after a merge in bfloat16, as a projection on it
+    (1: all).
     """
-    delta = W1 - W0
+    delta, old = W1 - W0, torch.linalg.svd(W0, full_matrices=False).U
     half = W0.bfloat16()
     arrived = (half.float() + delta).bfloat16().float() - half.float()
     return {
         "size": (delta.norm() / W0.norm()).item(),
-        "effective_rank": effective_rank(delta),
         "sizes": singular_values(delta),
-        "intruders": len(intruder_dimensions(W0, W1)),
-        "null": len(intruder_dimensions(W0, W0 + random_update_like(delta, draw))),
-        "rounding": len(intruder_dimensions(W0, W0 + rounding_noise(W0, draw))),
+        "intruders": intruders(old, W1),
+        "null": intruders(old, W0 + random_update_like(delta, draw)),
+        "rounding": intruders(old, W0 + rounding_noise(W0, draw)),
         "arrived": ((arrived * delta).sum() / delta.square().sum()).item(),
     }
+
+
+def intruders(old: Tensor, W1: Tensor) -> int:
+    """How many of W1's 10 leading left vectors are like none of `old`: `intruder_dimensions`, with W0's taken once."""
+    new = torch.linalg.svd(W1, full_matrices=False).U[:, :10]
+    return int(((old.T @ new).abs().amax(dim=0) < 0.5).sum())
 
 
 def rounding_noise(weight: Tensor, draw: torch.Generator) -> Tensor:
@@ -174,4 +201,4 @@ def with_weights(weight: Callable[[str], Tensor], lesson: Lesson, checkpoint: Ch
     with torch.no_grad():
         for name, layer in find_targets(model, "all-linear").items():
             layer.weight.copy_(weight(name))
-    return adapt.measure(model, replace(lesson, judged=False), checkpoint)["task_loss"]
+    return adapt.measure(model, replace(lesson, judged=False), checkpoint, tuning=False)["task_loss"]
