@@ -174,7 +174,7 @@ print(stats.table(["width", "10 ×", "hidden / 2α", "the fit"], rows))
 
 # %%
 tasks = ("rot13", "cipher-6") if full_size else ("rot13",)  # far, near
-lengths = (6, 25, 100, 400) if full_size else (12, 50) if size.name == "quick" else (4, 8)
+lengths = (6, 25, 100, 400) if full_size else (8, 32) if size.name == "quick" else (4, 8)
 shortest, middle, long_ = lengths[0], lengths[-2 if full_size else -1], lengths[-1]
 narrow, octave, far_near = widths[0], "a factor of 2", {"rot13": "far", "cipher-6": "near"}
 about = {"width": f"{narrow} to {widths[-1]}", "task": ", ".join(tasks), "steps": middle, "rank": 16, "alpha": 32}
@@ -532,7 +532,7 @@ print(rate_laws.cost_of_a_wrong_rate(found))
 # bases. **Write down your prediction:** LoRA's loss less full's at batches 4 and 64, both ways.
 
 # %%
-tokens = {"quick": 640, "smoke": 128}.get(size.name, 1280)  # windows of text in a pass
+tokens = {"quick": 320, "smoke": 128}.get(size.name, 1280)  # windows of text in a pass
 batches, even = (4, 16, 64), tokens // 16
 ways = {"tokens": lambda batch: tokens // batch, "steps": lambda batch: even}
 methods = {"full": None, "rank 16": "plain", "rank 64": "plain", "both begun": "random, large", "PiSSA": "PiSSA"}

@@ -7,7 +7,7 @@ python -m lora_from_scratch.book.here --keep            renews figures/QUICK.jso
     inside     this machine's value lies in the committed interval (without one: it is the committed value)
     same       outside it, and on the same side of the test's line
     as quick   on the other side, where the book's own run at `quick` lies too: the fewer steps do it, not the machine
-    one seed   on another side, or the committed row is not settled; `quick` has one seed and half the steps of `full`,
+    one seed   on another side, or the committed row is not settled; `quick` has one seed and at most half the steps,
                so it cannot settle this
     WRONG      an identity that fails, or a counted figure that is another one; or a value on the other side of a
                settled line and farther out than one seed of the committed ones may lie; the exit status is 1
