@@ -128,7 +128,7 @@ for name, bits in {
 
 # %%
 full_size = size.name not in ("smoke", "quick")
-few, more, many = {"smoke": (2, 4, 8), "quick": (25, 50, 100)}.get(size.name, (100, 300, 1000))  # meetings
+few, more, many = {"smoke": (2, 4, 8), "quick": (15, 30, 60)}.get(size.name, (100, 300, 1000))  # meetings
 ranks, each_rank = (1, 2, 4), 512 if size.name != "smoke" else 16
 batch = 4 * size.batch
 
