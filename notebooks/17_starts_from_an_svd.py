@@ -45,7 +45,6 @@ from lora_from_scratch.starts import as_plain_adapter, pissa
 from lora_from_scratch.targets import find_targets
 
 size = preset()
-size = replace(size, steps=size.steps // 2) if size.name == "quick" else size  # many trainings, at half the length
 results = Results("17_starts_from_an_svd", size)
 seeds = range(1, size.seeds + 1)
 

@@ -47,8 +47,6 @@ from lora_from_scratch.lab.workers import carry_out_all
 
 # %%
 size = preset()
-quick = size.name == "quick"
-size = replace(size, steps=size.steps // 2) if quick else size  # many trainings: half the steps of other chapters
 results = Results("18_adding_adapters", size)
 seeds = range(1, size.seeds + 1)
 
@@ -224,8 +222,8 @@ exact = results.identity(
 #
 # Five ways to make one update of two, each a line or two in `lab/merging.py`. (TIES keeps the largest fifth of the
 # entries of either, layer by layer where the paper takes the whole model, elects for each entry the sign with the
-# greater sum, and averages those that have it.) All have a weight w, and each is tried at eight weights (at `quick`
-# four) on the base of seed 0, with the windows that choose; it is judged at its best one on the other bases.
+# greater sum, and averages those that have it.) All have a weight w, and each is tried at eight weights on the base of
+# seed 0, with the windows that choose; it is judged at its best one on the other bases.
 
 
 # %%
@@ -236,7 +234,7 @@ ways = {
     "DARE": merging.by_dare(0),  # a random tenth of either, ten times as large
     "factors added": merging.factors_added,  # w s (B1 + B2)(A1 + A2)
 }
-weights = [0.12, 0.25, 0.5, 1.0] if quick else [0.12, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4]
+weights = [0.12, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4]
 
 
 def at_random(seed):
@@ -476,23 +474,17 @@ def both_learnt(name, seed):
     return merging.with_one(pretrained(size, seed), factors(result["state"], 32 / 8))
 
 
-@functools.cache
-def losses_before(name, seed, half):
-    """The losses of that model, on both tasks."""
-    return losses_on(both_learnt(name, seed), pairs[name], few if half == "tune" else size, half)
-
-
-def rises_of(name, i, seed, w, twin, half="judge"):
+def rises_of(name, i, seed, w, twin, where=size, half="judge"):
     """By how much the losses rise, of the task i and of the other, when w times its update is taken away."""
-    tasks, before = pairs[name], losses_before(name, seed, half)
-    less = merging.taken_away(both_learnt(name, seed), adapters(name, seed)[i], w, twin, seed)
-    after = losses_on(less, tasks, few if half == "tune" else size, half)
+    model, tasks = both_learnt(name, seed), pairs[name]
+    less = merging.taken_away(model, adapters(name, seed)[i], w, twin, seed)
+    before, after = (losses_on(m, tasks, where, half) for m in (model, less))
     return [after[task] - before[task] for task in (tasks[i], tasks[1 - i])]
 
 
 def largest(name, i, twin):
     """The largest weight at which the other task loses at most 0.1 nats; the smallest of all if none is."""
-    return max((w for w in weights if rises_of(name, i, 0, w, twin, "tune")[1] <= 0.1), default=weights[0])
+    return max((w for w in weights if rises_of(name, i, 0, w, twin, few, "tune")[1] <= 0.1), default=weights[0])
 
 
 # %%
