@@ -259,7 +259,7 @@ if all(t.tried for t in tuned.values()):
         "rates",
         f"The loss on the windows that choose the rate, after {steps} steps, on seed 0; the base's is "
         f"{before['tune_loss']:.2f}. The best of each method is filled.",
-        alt="Five curves over the learning rate, lowest at the middle of three rates: full's a decade left of the rest.",
+        alt="Five curves over the learning rate, lowest at the middle of three: full's a decade left of the rest.",
     )
 
 # %% [markdown]
