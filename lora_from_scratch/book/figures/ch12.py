@@ -72,8 +72,9 @@ def tried_rates(tuned: Mapping[str, Tuned], colours: Mapping[str, str], ylabel: 
         tried = sorted(method.tried)
         losses = [method.tried[rate] for rate in tried]
         ax.plot(tried, losses, "o-", markersize=5, markerfacecolor="white", color=colours[label], label=label)
-        best = tried.index(method.run.lr)
-        ax.plot(tried[best], losses[best], "o", markersize=5, color=colours[label])
+    for i, (label, method) in enumerate(tuned.items()):  # on top, and smaller and smaller: none hides another
+        best = method.run.lr
+        ax.plot(best, method.tried[best], "o", markersize=11 - i, color=colours[label], zorder=3 + i)
     ax.set(xscale="log", xlabel="learning rate", ylabel=ylabel)
     ax.legend(fontsize=8)
     return fig
@@ -88,5 +89,5 @@ def learnt_and_lost(tuned: Mapping[str, Tuned], base: Mapping[str, float]) -> Fi
     plots.reference(ax, base["text_loss"], f"the model before (records: {base['task_loss']:.2f})")
     ax.set(xlabel="loss on new values (nats a token): less is better")
     ax.set_ylabel("loss on documentation (nats a token)")
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))  # beside the dots, which lie everywhere
     return fig
