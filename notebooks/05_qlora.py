@@ -567,9 +567,9 @@ print(check.check_backward(my_backward))
 #
 # </details>
 #
-# **2. The start from what was lost.** Write `A` and `B` for a `LoRALinear` over an `NF4Linear`, so that `base.weight
-# + s·B A` comes as near to `W` as a rank of `r` allows. `low_rank_factors(M, r)` gives `B, A` with `B A` the best
-# rank-r part of `M`. Think of the layer's own factor: it multiplies by `layer.scaling`.
+# **2. The start from what was lost.** Write `A` and `B` for a `LoRALinear` over an `NF4Linear`, so that
+# `base.weight + s·B A` comes as near to `W` as a rank of `r` allows. `low_rank_factors(M, r)` gives `B, A` with `B A`
+# the best rank-r part of `M`. Think of the layer's own factor: it multiplies by `layer.scaling`.
 
 
 # %%
@@ -641,7 +641,7 @@ print(check.check_rounds(my_rounds))
 # model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"))
 # ```
 #
-# and `optim="paged_adamw_32bit"` in the trainer's arguments. LoftQ's start is `LoraConfig(init_lora_weights="loftq",
+# Add `optim="paged_adamw_32bit"` to the trainer's arguments. LoftQ's start is `LoraConfig(init_lora_weights="loftq",
 # loftq_config=LoftQConfig(loftq_bits=4))` on a model that is *not* quantized yet; without the second it refuses. PEFT
 # writes the decoded weight back, so the model stays as large as it was. Ours is `add_adapters(quantize_model(model),
 # AdapterConfig(rank=16, alpha=32))`, and `make parity` checks codes, outputs and gradients against bitsandbytes under

@@ -42,6 +42,12 @@ def test_words_before_and_after_a_table_are_no_part_of_it():
     assert found.rows == [["full", "1.5"], ["rank 1", "2.25"]] and found.right == [False, True]
 
 
+def test_amounts_stand_to_the_right_where_one_of_them_is_a_factor_or_a_share():
+    """stats.table sets a column to the left as soon as one cell is no bare number."""
+    (found,) = blocks(stats.table(["block", "error", "note"], [["64", "9.2 %", "one"], ["4096", "× 1.20", "2"]]))
+    assert found.right == [True, True, False]
+
+
 @pytest.mark.parametrize("line", [" no    1.00", "full  1.00 and more", "nothing fits here", "full   1.0 "])
 def test_a_line_that_does_not_keep_to_the_columns_ends_the_table(line):
     """A cell in the middle of its column, a line that is too long, words between the columns."""
@@ -78,8 +84,13 @@ def test_every_row_of_the_results_has_a_box_that_leads_to_it(stem):
     chapter = read(ROOT, stem, PAGES)
     boxes = [block for text in printed(stem) for block in blocks(text) if isinstance(block, Verdict)]
     rows = json.loads((ROOT / "figures" / "full" / f"{stem}.json").read_text())["rows"]
-    found = {chapter.address_of(box): box.word for box in boxes}
-    assert found == {f"ledger.html#row-{stem[:2]}-{name}": row["verdict"] for name, row in rows.items()}
+    found = {chapter.row_of(box): box.word for box in boxes}
+    assert found == {f"{stem[:2]}.{name}": row["verdict"] for name, row in rows.items()}
+
+
+def test_what_a_cell_prints_below_a_verdict_is_no_part_of_it_though_it_is_indented():
+    found, rest = blocks("HOLDS: so\n  measured:  1\n  the test: below 2\n  16: 2.2 nats\n 256: 1.9 nats")
+    assert found.lines == [("measured", "1"), ("the test", "below 2")] and rest.text == "  16: 2.2 nats\n 256: 1.9 nats"
 
 
 def test_a_case_of_the_clinic_is_its_title_and_its_lines_joined_again():

@@ -72,6 +72,24 @@ def test_a_paragraph_asks_for_a_prediction_or_it_does_not(text, waits):
     assert (found and found.waits) == waits
 
 
+@pytest.mark.parametrize(
+    "source, shown",
+    [
+        ("by 1 % and by 2\n% more", "by 1\u00a0% and by 2\u00a0% more"),
+        ("`7 % 2` and\n```\n7 % 2\n% 3\n```\n", "`7 % 2` and\n```\n7 % 2\n% 3\n```\n"),
+        ("no break in 7 %d", "no break in 7 %d"),
+        ("$$\na\n+ b\n$$", "$$\na\n+ b\n$$"),
+    ],
+)
+def test_a_number_and_its_percent_sign_stay_together_and_code_as_it_is(source, shown):
+    assert notebook.prose(new_markdown_cell(source)) == shown
+
+
+def test_what_leads_on_to_the_next_cell_comes_after_what_the_outcome_rests_on():
+    assert notebook.at_heading("It holds.\n\nSo does this.\n\nThe code:") == ("It holds.\n\nSo does this.", "The code:")
+    assert notebook.at_heading("It holds:") == ("It holds:", "")
+
+
 def test_a_prediction_s_name_hangs_on_the_words_of_its_question_alone():
     one, other = (predictions.question(text, "07") for text in ("Predict: a\n b?", "Predict: a b?"))
     assert one == other != predictions.question("Predict: a c?", "07")

@@ -73,8 +73,8 @@ def _with_figure(text: str, chapter: Chapter) -> Iterator[Block | str]:
 
 
 def _block(found: Block, chapter: Chapter) -> str:
-    address = chapter.address_of(found) if isinstance(found, Verdict) else ""
-    return markup.block(found, chapter.pages, address)
+    row = chapter.row_of(found) if isinstance(found, Verdict) else ""
+    return markup.block(found, chapter.pages, row)
 
 
 def _value(text: str, cell: NotebookNode) -> str:

@@ -29,11 +29,11 @@ class Chapter:
         """ "07" or "A1"."""
         return self.stem[:2]
 
-    def address_of(self, verdict: Verdict) -> str:
-        """Where the ledger has the row that printed this verdict, or "" if it has none."""
+    def row_of(self, verdict: Verdict) -> str:
+        """The ledger's name, as "07.better", of the row that printed this verdict, or "" if it has none."""
         for name, row in self.results["rows"].items():
             if (row["says"], row["shown"]) == (verdict.says, verdict.line("measured")):
-                return row_address(f"{self.number}.{name}")
+                return f"{self.number}.{name}"
         return ""
 
 

@@ -1,4 +1,4 @@
-"""What the site asks of Sphinx beyond its own: formulas as MathML, and mentions of chapters and papers as links."""
+"""What the site asks of Sphinx beyond its own: formulas as MathML, mentions as links, the reference word for word."""
 
 from docutils import nodes
 from math_core import LatexError, LatexToMathML
@@ -86,6 +86,17 @@ class RowTables(SphinxTransform):
                 table["classes"].append("rows")
 
 
+class PlainReference(SphinxTransform):
+    """Leaves quotes, dashes and backslashes of the reference as they are: docstrings name values, options, patterns."""
+
+    default_priority = 700  # Sphinx makes quotes smart at 750
+
+    def apply(self, **_) -> None:
+        """Switch smart quotes off for a page of the reference, and for no other."""
+        if self.env.docname.startswith("reference"):
+            self.document.settings.smart_quotes = False
+
+
 def with_levels(app: Sphinx, page: str, template: str, context: dict, document: nodes.document | None) -> None:
     """Give the captions of the sidebar the level that a heading must have; Sphinx names it a heading without."""
     tree = context.get("furo_navigation_tree", "")
@@ -103,5 +114,6 @@ def setup(app: Sphinx) -> dict:
     app.add_html_math_renderer("math_core", inline_renderers=(inline, None), block_renderers=(block, None))
     app.add_transform(Mentions)
     app.add_transform(RowTables)
+    app.add_transform(PlainReference)
     app.connect("html-page-context", with_levels, priority=900)  # after the theme has made the sidebar
     return {"parallel_read_safe": True, "parallel_write_safe": True}

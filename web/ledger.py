@@ -15,11 +15,14 @@ from web import documents
 from web.chapter import NAME, row_address, row_id
 from web.markup import TONES
 from web.mentions import linked
+from web.parts import by_part, said_once
 
 COLUMNS = ("chapter", "kind", "sentence", "measured", "chance", "verdict")
 SORTED = ("chapter", "kind", "sentence", "verdict")  # what was measured has a unit of its own in each row
 ROW = re.compile(r"(?:\d\d|A\d)\.\w+")  # as "07.better"
 IMAGE = documents.MARKDOWN_IMAGE
+PART_WORDS = {"yes": "reproduced", "no": "not reproduced", "not settled": "not settled"}  # claims alone have parts
+WIDE = "---\nhide-toc: true\n---\n"  # the table takes the room of the list of headings
 SHORT = 90  # characters of a wide page's columns; the rest is folded
 ORDER = ("claim", "finding", "arithmetic", "identity", *TONES)  # of the options of a filter
 
@@ -58,7 +61,8 @@ def page(root: Path, pages: Mapping[str, str]) -> str:
     head, _, _ = (root / "figures" / "LEDGER.md").read_text("utf-8").partition("\n## ")
     words, picture = IMAGE.sub("", head), IMAGE.search(head)
     forest = folded_picture(documents.turned(picture[0], root, "figures", pages)) if picture else ""
-    return f"{words}\n\n```````{{raw}} html\n{forest}\n{filters(found)}\n{table(found, pages)}\n```````\n"
+    inside = f"{forest}\n{filters(found)}\n{table(found, pages)}"
+    return f"{WIDE}\n{words}\n\n```````{{raw}} html\n{inside}\n```````\n"
 
 
 def folded_picture(picture: str) -> str:
@@ -124,15 +128,14 @@ def details(entry: Entry, again: list[Entry]) -> dict[str, str]:
     """What is folded away, by name; what a row does not have is left out."""
     row = entry.row
     said = {
-        "measured": row["shown"],
-        "chance": chance(row),
+        **in_parts(row),
         "no chance": row["no_chance"],
         "row": entry.name + f" ({entry.preset})" * (entry.preset != "full"),
         "published": row["published"],
         "source": row["source"] + f" (read: {row['read']})" * bool(row["read"]),
-        "test": "; ".join(test(name, part) for name, part in row["parts"].items()),
+        "test": said_once({name: test(part) for name, part in row["parts"].items()}),
         "by its value": "chance passes the same test, so this shows nothing" * bool(row.get("chance_passes")),
-        "scope": ", ".join(f"{name} {value}" for name, value in row["scope"].items()),
+        "scope": ", ".join(f"{name} {plain(value)}" for name, value in row["scope"].items() if plain(value)),
         "seen first on": row["seen_first"],
         "tested on": row["tested_on"],
         "asks again": row["asks_again"],
@@ -162,16 +165,36 @@ def short(text: str) -> str:
     return f"{parts[0]}; and {len(parts) - 1} more"
 
 
-def test(name: str, part: Mapping) -> str:
+def test(part: Mapping) -> str:
     """What a part of a row has to show, with the reason for the line."""
-    because = f" ({part['because']})" if part["because"] else ""
-    return f"{name + ': ' if name else ''}{part['criterion']}{because}"
+    return part["criterion"] + (f" ({part['because']})" if part["because"] else "")
+
+
+def plain(value: object) -> str:
+    """An entry of a scope in words: a list is not printed as Python has it."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def in_parts(row: Mapping) -> dict[str, str]:
+    """{part: what was measured, what chance gives, the verdict}; of a row with one part, these under their names."""
+    measured = by_part(row["shown"], list(row["parts"])) if len(row["parts"]) > 1 else None
+    if measured is None:
+        return {"measured": row["shown"], "chance": chance(row)}
+    return {
+        name: f"{value}{null(part)}: {PART_WORDS[part['verdict']]}"
+        for value, (name, part) in zip(measured, row["parts"].items(), strict=True)
+    }
 
 
 def chance(row: Mapping) -> str:
     """What the null scores, by part; "" where none was drawn."""
     parts = [(name, part["chance"]["value"]) for name, part in row["parts"].items() if "chance" in part]
     return "; ".join(f"{name + ': ' if name else ''}{value:.4g}" for name, value in parts)
+
+
+def null(part: Mapping) -> str:
+    """What chance gives of one part, after a comma; "" where none was drawn."""
+    return f", chance {part['chance']['value']:.4g}" if "chance" in part else ""
 
 
 def model(row: Mapping) -> str:

@@ -6,8 +6,10 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
+from web.chapter import row_address
 from web.mentions import linked
-from web.outputs import Block, Case, Table, Text, Verdict
+from web.outputs import WORDS, Block, Case, Table, Text, Verdict
+from web.parts import by_part, parts_table, said_once
 
 TONES = {  # of a verdict; its word stands beside the colour, always
     "reproduced": "yes",
@@ -19,15 +21,17 @@ TONES = {  # of a verdict; its word stands beside the colour, always
     "does not hold": "no",
     "does not add up": "no",
 }
+PART = re.compile(rf"(.+), ({'|'.join(WORDS)})")  # the name of a line on one part of a verdict
+LEGIBLE = 0.5  # of a picture's own size: its words can still be read
 FIGURES = "figures"  # the folder beside the pages that holds the pictures and the numbers
 
 
-def block(found: Block, pages: Mapping[str, str], address: str = "") -> str:
-    """A block of a printed output; `address` is where the ledger has the row of a verdict."""
+def block(found: Block, pages: Mapping[str, str], row: str = "") -> str:
+    """A block of a printed output; `row` is the ledger's name of a verdict's row."""
     if isinstance(found, Table):
         return table(found)
     if isinstance(found, Verdict):
-        return verdict(found, pages, address)
+        return verdict(found, pages, row)
     return case(found, pages) if isinstance(found, Case) else printed(found)
 
 
@@ -52,15 +56,30 @@ def table(found: Table) -> str:
     )
 
 
-def verdict(found: Verdict, pages: Mapping[str, str], address: str = "") -> str:
-    """A box: the word, the sentence, then published, measured, chance and test, and the row's place in the ledger."""
-    lines = "\n".join(f"<dt>{html.escape(name)}</dt><dd>{linked(text, pages)}</dd>" for name, text in found.lines)
-    row = f' <a class="verdict-row" href="{html.escape(address)}">ledger</a>' if address else ""
+def verdict(found: Verdict, pages: Mapping[str, str], row: str = "") -> str:
+    """A box: the word, the sentence, then published, measured, chance and test, and the row's name, into the ledger."""
+    lines, table = in_parts(found)
+    lines = "\n".join(f"<dt>{html.escape(name)}</dt><dd>{linked(text, pages)}</dd>" for name, text in lines)
+    name = f' <a class="verdict-row" href="{row_address(row)}">{row}</a>' if row else ""
     return (
         f'<div class="verdict verdict-{TONES[found.word]}">\n'
-        f'<p><span class="verdict-word">{found.word}</span> {linked(found.says, pages)}{row}</p>\n'
-        f"<dl>\n{lines}\n</dl></div>"
+        f'<p><span class="verdict-word">{found.word}</span> {linked(found.says, pages)}{name}</p>\n'
+        f"{table}<dl>\n{lines}\n</dl></div>"
     )
+
+
+def in_parts(found: Verdict) -> tuple[list[tuple[str, str]], str]:
+    """The lines of a verdict, and a table of its parts in place of some of them; "" where it has not several."""
+    tests = {match[1]: (match[2], text) for name, text in found.lines if (match := PART.fullmatch(name))}
+    measured = by_part(found.line("measured"), list(tests)) if len(tests) > 1 else None
+    if measured is None:
+        return found.lines, ""
+    chance = by_part(found.line("chance"), list(tests))
+    columns = {"measured": measured, **({"chance": chance} if chance else {}), "": [word for word, _ in tests.values()]}
+    taken = ("measured", "chance") if chance else ("measured",)
+    lines = [(name, text) for name, text in found.lines if name not in taken and not PART.fullmatch(name)]
+    lines.append(("the test", said_once({part: text for part, (_, text) in tests.items()})))
+    return lines, parts_table(list(tests), columns)
 
 
 def case(found: Case, pages: Mapping[str, str]) -> str:
@@ -79,10 +98,10 @@ def picture(path: Path, alt: str, lazy: bool = True, width: int = 0) -> str:
         raise ValueError(f"{path.name} has no alt text")
     wide, high = png_size(path)
     source, style = html.escape(f"{FIGURES}/{path.name}"), f' style="max-width: {width}px"' if width else ""
-    loading = ' loading="lazy" decoding="async"' if lazy else ""
+    loading = ' loading="lazy"' if lazy else ""
     return (
         f'<a class="picture" href="{source}"{style}><img src="{source}" width="{wide}" height="{high}"'
-        f'{loading} alt="{html.escape(alt)}"></a>'
+        f' style="--legible: {round(LEGIBLE * wide)}px"{loading} alt="{html.escape(alt)}"></a>'
     )
 
 

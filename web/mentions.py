@@ -41,7 +41,16 @@ def _found(text: str, pages: Mapping[str, str]) -> Iterator[tuple[int, int, str]
 
 
 def linked(text: str, pages: Mapping[str, str]) -> str:
-    """`text` as HTML, with its mentions as links. Pages lie side by side, so a page's name and .html is its address."""
+    """`text` as HTML, with its mentions as links and what stands in backticks as code."""
+    plain_and_code = enumerate(re.split(r"`([^`]+)`", text))
+    return "".join(
+        f'<code class="literal">{html.escape(part, quote=False)}</code>' if at % 2 else _links(part, pages)
+        for at, part in plain_and_code
+    )
+
+
+def _links(text: str, pages: Mapping[str, str]) -> str:
+    """Pages lie side by side, so a page's name and .html is its address."""
     parts = []
     for piece, target in pieces(text, pages):
         address = target if "://" in target else f"{target}.html"

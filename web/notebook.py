@@ -11,6 +11,10 @@ from web.head import with_head
 from web.markup import FIGURES
 from web.predictions import Question, paragraphs
 
+WHOLE = r"```.*?```|\$\$.*?\$\$"  # blocks of code and formulas, word for word
+PERCENT = re.compile(rf"{WHOLE}|`[^`]*`|(?<=\d)\s+%(?!\w)", re.DOTALL)
+TAKEN = re.compile(r"^(?:%|\+ |>)", re.MULTILINE)  # Markdown takes such a line for a comment, a list, a quotation
+
 
 def page(chapter: Chapter) -> str:
     """The page. Raises ValueError, with the cell's id, for what cannot be shown as it should."""
@@ -18,16 +22,27 @@ def page(chapter: Chapter) -> str:
     check_figures(chapter)
     first, *rest = cells
     numbers = f"{FIGURES}/{chapter.stem}.json"
-    parts = [with_head(first.source, chapter.notebook, chapter.results["provenance"], numbers)]
+    parts = [with_head(prose(first), chapter.notebook, chapter.results["provenance"], numbers)]
     for at, cell in enumerate(rest, start=1):
         if cell.cell_type == "code":
             echoes = [predictions.echo(name) for name, answer in answers.items() if answer == at]
             found = [html for html in outputs(cell, chapter) if html]
             parts += [fence(cell.source), raw("\n".join([*echoes, *found]), "output" if found else "")]
         elif cell.cell_type == "markdown":
-            outcome, onward = at_heading(cell.source) if cell.metadata.get("rests_on") else (cell.source, "")
+            outcome, onward = at_heading(prose(cell)) if cell.metadata.get("rests_on") else (prose(cell), "")
             parts += [with_fields(outcome, chapter, answers), rests_on(cell), with_fields(onward, chapter, answers)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def prose(cell: NotebookNode) -> str:
+    """A cell's words, with no break between a number and its %.
+
+    Raises ValueError, with the cell's id, for a line that begins as something else: its words would be lost.
+    """
+    text = PERCENT.sub(lambda match: match[0] if match[0][0] in "`$" else "\u00a0%", cell.source)
+    if found := TAKEN.search(re.sub(WHOLE, "", text, flags=re.DOTALL)):
+        raise ValueError(f"cell {cell.id}: a line begins with {found[0]!r}; break the line elsewhere")
+    return text
 
 
 def with_fields(text: str, chapter: Chapter, answers: dict[str, int]) -> str:
@@ -64,12 +79,13 @@ def rests_on(cell: NotebookNode) -> str:
 
 
 def at_heading(text: str) -> tuple[str, str]:
-    """What tells the outcome, and what comes after it: a heading or a question below the first words.
+    """What tells the outcome, and what comes after it: a heading, a question, or at the end what leads on to a cell.
 
     A cell that begins with the solution of an exercise tells its outcome at its end, so it stays in one piece.
     """
     found = paragraphs(text)
     heads = [at for at, p in enumerate(found) if at and (p.startswith("#") or predictions.question(p, ""))]
+    heads += [len(found) - 1] if len(found) > 1 and found[-1].endswith(":") else []
     end = len(found) if text.startswith("<details") or not heads else heads[0]
     return "\n\n".join(found[:end]), "\n\n".join(found[end:])
 

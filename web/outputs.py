@@ -20,7 +20,9 @@ WORDS = (  # of book.rows.WORDS, longest first, as "not reproduced" ends in anot
 DASHES = re.compile(r"-+(?:  -+)+$")
 TITLE = re.compile(r"[A-Z][^a-z]{3,}(?: {2,}\(.+\))?")
 NAMED = re.compile(r"(  [a-z]+ {2,})(\S.*)")
+AMOUNT = re.compile(r"×? ?[-−+]?\d[\d.,]*(?:e[-+]?\d+)?(?: ?%)?")  # a number, or how many times one is another
 VERDICT = re.compile(rf"({'|'.join(word.upper() for word in WORDS)}): (.+)")
+UNDER_IT = re.compile(rf"  (?:(?:published|measured|chance|the test): |one seed has |\S.*, (?:{'|'.join(WORDS)}): )")
 
 
 @dataclass
@@ -93,7 +95,11 @@ def _table(lines: list[str], at: int) -> tuple[Table, int] | None:
     while end < len(lines) and lines[end].strip() and _fits(lines[end], columns):
         end += 1
     cells = [[line[a:b].strip() for a, b in columns] for line in (lines[at], *lines[at + 2 : end])]
-    right = [all(_stands_right(line, a, b) for line in (lines[at], *lines[at + 2 : end])) for a, b in columns]
+    right = [
+        all(_stands_right(line, a, b) for line in (lines[at], *lines[at + 2 : end]))
+        or all(AMOUNT.fullmatch(row[i]) for row in cells[1:])
+        for i, (a, b) in enumerate(columns)
+    ]
     return (Table(cells[0], cells[1:], right), end - at) if cells[1:] else None
 
 
@@ -117,7 +123,7 @@ def _verdict(lines: list[str], at: int) -> tuple[Verdict, int] | None:
     if not match:
         return None
     end = at + 1
-    while end < len(lines) and lines[end].startswith("  ") and lines[end].strip():
+    while end < len(lines) and UNDER_IT.match(lines[end]):
         end += 1
     return Verdict(match[1].lower(), match[2], [_named(line.strip()) for line in lines[at + 1 : end]]), end - at
 

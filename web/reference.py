@@ -4,6 +4,7 @@ Public is what a module defines at its top and does not begin with an underscore
 """
 
 import ast
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,46 +85,115 @@ def module_text(module: Module) -> str:
     """A module: what its docstring says, then its public definitions."""
     words = as_markdown(ast.get_docstring(module.tree) or "")
     short = module.name.removeprefix(f"{PACKAGE}.")
-    return "\n\n".join([f"## {short}", words, *(definition(module.name, d) for d in module.public)])
+    classes = {node.name: node for node in module.tree.body if isinstance(node, ast.ClassDef)}
+    return "\n\n".join([f"## {short}", words, *(definition(module.name, d, classes) for d in module.public)])
 
 
-def definition(module: str, found: Definition, owner: str = "") -> str:
-    """A function or class in Sphinx's Python domain, so that the search and the index know it."""
+def definition(module: str, found: Definition, classes: dict[str, ast.ClassDef], owner: str = "") -> str:
+    """A function or class in Sphinx's Python domain, so that the search and the index know it.
+
+    `classes` are those of the module, by name: where the fields of a class's bases are looked up.
+    """
     name = f"{owner}.{found.name}" if owner else found.name
-    kind = "py:class" if isinstance(found, ast.ClassDef) else "py:method" if owner else "py:function"
-    body = as_markdown(ast.get_docstring(found) or "")
+    kind, options = directive(found, owner)
+    words = "" if kind == "py:property" else signature(found, classes)
     methods = [m for m in found.body if isinstance(m, ast.FunctionDef)] if isinstance(found, ast.ClassDef) else []
     shown = [m for m in methods if not m.name.startswith("_") and ast.get_docstring(m)]
-    inside = "\n\n".join([body, *(definition(module, method, name) for method in shown)])
+    body = as_markdown(ast.get_docstring(found) or "")
+    inside = "\n\n".join([body, *(definition(module, method, classes, name) for method in shown)])
+    head = "\n".join([f"{{{kind}}} {name}{words}", f":module: {module}", *options])
     ticks = "`" * (8 if isinstance(found, ast.ClassDef) else 5)
-    return f"{ticks}{{{kind}}} {name}{signature(found)}\n:module: {module}\n\n{inside}\n{ticks}"
+    return f"{ticks}{head}\n\n{inside}\n{ticks}"
 
 
-def signature(found: Definition) -> str:
-    """ "(base, rank, alpha)" of a function, a class's __init__ or a dataclass's fields; an annotation as it stands."""
+def directive(found: Definition, owner: str) -> tuple[str, list[str]]:
+    """Sphinx's directive for a class, a function, or what stands in a class, and its options."""
+    if isinstance(found, ast.ClassDef):
+        return "py:class", []
+    if not owner:
+        return "py:function", []
+    decorators = {ast.unparse(decorator).rpartition(".")[2] for decorator in found.decorator_list}
+    if decorators & {"property", "cached_property"}:
+        return "py:property", [f":type: {annotation(found.returns)}"] if found.returns else []
+    return "py:method", [f":{name}:" for name in ("classmethod", "staticmethod") if name in decorators]
+
+
+def signature(found: Definition, classes: dict[str, ast.ClassDef] | None = None) -> str:
+    """ "(base, rank, alpha)" of a function, a class's __init__ or its fields; annotations as they stand, unquoted.
+
+    What a class does not say itself is that of its bases among `classes`.
+    """
     if isinstance(found, ast.FunctionDef):
         method = bool(found.args.args) and found.args.args[0].arg in ("self", "cls")
-        returns = f" -> {ast.unparse(found.returns)}" if found.returns else ""
+        returns = f" -> {annotation(found.returns)}" if found.returns else ""
         return f"({arguments(found.args, skip=method)}){returns}"
-    start = next((n for n in found.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
-    if start:
-        return f"({arguments(start.args, skip=True)})"
-    fields = [n for n in found.body if isinstance(n, ast.AnnAssign) and not ast.unparse(n.target).startswith("_")]
-    dataclass_ = any("dataclass" in ast.unparse(decorator) for decorator in found.decorator_list)
-    return f"({', '.join(field_text(field) for field in fields)})" if dataclass_ else ""
+    line = lineage(found, classes or {})
+    for node in line:
+        start = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+        if start:
+            return f"({arguments(start.args, skip=True)})"
+        if has_fields(node):
+            return f"({', '.join(fields(line[line.index(node) :]))})"
+    return ""
+
+
+def lineage(found: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> list[ast.ClassDef]:
+    """A class and its bases among `classes`, itself first."""
+    bases = [classes[name] for name in map(ast.unparse, found.bases) if name in classes]
+    return [found, *(node for base in bases for node in lineage(base, classes))]
+
+
+def has_fields(found: ast.ClassDef) -> bool:
+    """Whether a class is made from its fields: a dataclass or a NamedTuple."""
+    named_tuple = any(ast.unparse(base).endswith("NamedTuple") for base in found.bases)
+    return named_tuple or any("dataclass" in ast.unparse(decorator) for decorator in found.decorator_list)
+
+
+def fields(line: list[ast.ClassDef]) -> list[str]:
+    """The fields of a class and its bases, those of the farthest base first; a later one takes an earlier's place."""
+    found = {}
+    for node in reversed([node for node in line if has_fields(node)]):
+        annotated = [n for n in node.body if isinstance(n, ast.AnnAssign) and not ast.unparse(n.target).startswith("_")]
+        found |= {ast.unparse(field.target): field_text(field) for field in annotated}
+    return list(found.values())
 
 
 def arguments(args: ast.arguments, skip: bool) -> str:
     """The arguments as they stand, without the first if `skip`."""
-    return ast.unparse(args).partition(", ")[2] if skip else ast.unparse(args)
+    args = copy.deepcopy(args)
+    for node in ast.walk(args):
+        if isinstance(node, ast.arg) and node.annotation:
+            node.annotation = Unquoted().visit(node.annotation)
+    text = unparsed(args)
+    return text.partition(", ")[2] if skip else text
+
+
+class Unquoted(ast.NodeTransformer):
+    """Takes the quotes off the names in an annotation, but not off the strings of a Literal."""
+
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:
+        return ast.parse(node.value, mode="eval").body if isinstance(node.value, str) else node
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        return node if ast.unparse(node.value).endswith("Literal") else self.generic_visit(node)
+
+
+def annotation(node: ast.expr) -> str:
+    """An annotation as it stands, without quotes round it or round names in it."""
+    return unparsed(Unquoted().visit(copy.deepcopy(node)))
+
+
+def unparsed(node: ast.AST) -> str:
+    """The source of a tree; Python leaves a blank behind a lambda without arguments."""
+    return ast.unparse(node).replace("lambda :", "lambda:")
 
 
 def field_text(field: ast.AnnAssign) -> str:
     """A field of a dataclass with its type, and its default where that is short."""
-    text = f"{ast.unparse(field.target)}: {ast.unparse(field.annotation)}"
+    text = f"{ast.unparse(field.target)}: {annotation(field.annotation)}"
     if field.value is None:
         return text
-    default = ast.unparse(field.value)
+    default = unparsed(field.value)
     return f"{text} = {default if len(default) < 30 and not default.startswith('field(') else '…'}"
 
 
