@@ -171,6 +171,18 @@ class MergeDoublesBias(Right):
         return merged
 
 
+class MergeInFloat32(Right):
+    """nn.Linear(d_in, d_out) as one writes it first: of the default type, whatever the base has."""
+
+    def merge(self):
+        return super().merge().float()
+
+
+class MergeInFloat32ForgetsScale(MergeForgetsScale):
+    def merge(self):
+        return super().merge().float()
+
+
 class MergesOnEval(Right):
     """loralib's way: eval() writes the update into the base, and forgets that it has."""
 
@@ -218,6 +230,8 @@ BROKEN = {  # the properties that fail, the one that `make check` says to begin 
     MergeSharesBias: ["merge_leaves_layer"],
     MergeLosesBias: ["merge_has_bias_of_base"],
     MergeDoublesBias: ["merge_has_bias_of_base"],
+    MergeInFloat32: ["merge_has_dtype_of_base"],
+    MergeInFloat32ForgetsScale: ["merge_has_weight_of_forward", "merge_has_dtype_of_base"],
     MergesOnEval: ["modes_change_no_bit"],
     StateLacksB: ["state_dict_round_trip"],
     CopySharesA: ["copy_is_independent"],

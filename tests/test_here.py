@@ -70,14 +70,16 @@ def test_what_is_kept_is_the_run_that_lies_there_and_others_stay(tmp_path):
 
 
 def test_worst_part_counts():
-    """A row of several parts is as its worst one; other parts are refused."""
+    """A row of several parts is as its worst one of those that both have; without any there is nothing to compare."""
     two = copy.deepcopy(COMMITTED)
     two["parts"]["far"] = two["parts"][""]
     ours = copy.deepcopy(two)
     ours["parts"] = {"": row(-0.5)["parts"][""], "far": row(0.5)["parts"][""]}
     assert here.row_state(ours, two) == "WRONG"
-    with pytest.raises(ValueError, match="in the book"):
-        here.row_state(COMMITTED, two)
+    ours["parts"] = {"": row(-0.5)["parts"][""], "of quick alone": row(9.0)["parts"][""]}
+    assert here.row_state(ours, two) == here.row_state(row(-0.5), COMMITTED) != "WRONG"
+    ours["parts"] = {"of quick alone": row(9.0)["parts"][""]}
+    assert here.row_state(ours, two) == "no part"
 
 
 def test_committed_results_agree_with_themselves(capsys):

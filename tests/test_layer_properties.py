@@ -176,7 +176,18 @@ def test_merge_has_weight_of_forward(layer_class, case):
     wanted = own_weight(layer, case)
     merged = layer.merge()
     assert isinstance(merged, nn.Linear), f"merge() returns a {type(merged).__name__}, not an nn.Linear"
-    assert_close(merged.weight.detach(), wanted, "the merged weight")
+    weight = merged.weight.detach()  # of another type it is a mistake too, with a property to itself
+    assert_close(weight.to(wanted.dtype), wanted, "the merged weight", 1e-12 if weight.dtype == wanted.dtype else 1e-6)
+
+
+@pytest.mark.usual_cause(
+    "nn.Linear(d_in, d_out) without dtype=base.weight.dtype: it is float32 then, whatever the base."
+)
+@given(case=cases(dtypes=(torch.float64, torch.bfloat16)))
+def test_merge_has_dtype_of_base(layer_class, case):
+    """The weight of merge() is of the type of the base's weight, so that what read the base reads it too."""
+    merged = case.trained(layer_class).merge()
+    assert merged.weight.dtype == case.dtype, f"the merged weight is {merged.weight.dtype} over a base in {case.dtype}"
 
 
 @pytest.mark.usual_cause("A merge that leaves the bias out, adds it twice, or scales it; it is the base's as it is.")
@@ -188,6 +199,7 @@ def test_merge_has_bias_of_base(layer_class, case):
         assert bias is None or not bias.any(), "the merged layer has a bias, and the base has none"
     else:
         assert bias is not None, "the merged layer has no bias, and the base has one"
+        wanted = wanted.to(bias.dtype)
         assert torch.equal(bias, wanted), f"the bias is off by {(bias - wanted).abs().max():.3g}"
 
 

@@ -97,6 +97,18 @@ class PlainReference(SphinxTransform):
             self.document.settings.smart_quotes = False
 
 
+class Lambdas(SphinxTransform):
+    """Takes out the blank that Sphinx leaves behind a lambda without arguments, in the defaults of a signature."""
+
+    default_priority = 700
+
+    def apply(self, **_) -> None:
+        """Change the texts of signatures."""
+        for text in list(self.document.findall(nodes.Text)):
+            if "lambda :" in text and any(isinstance(node, addnodes.desc_signature) for node in ancestors(text)):
+                text.parent.replace(text, nodes.Text(text.replace("lambda :", "lambda:")))
+
+
 def with_levels(app: Sphinx, page: str, template: str, context: dict, document: nodes.document | None) -> None:
     """Give the captions of the sidebar the level that a heading must have; Sphinx names it a heading without."""
     tree = context.get("furo_navigation_tree", "")
@@ -115,5 +127,6 @@ def setup(app: Sphinx) -> dict:
     app.add_transform(Mentions)
     app.add_transform(RowTables)
     app.add_transform(PlainReference)
+    app.add_transform(Lambdas)
     app.connect("html-page-context", with_levels, priority=900)  # after the theme has made the sidebar
     return {"parallel_read_safe": True, "parallel_write_safe": True}
