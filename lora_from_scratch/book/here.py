@@ -34,8 +34,9 @@ COUNTED = 1e-6  # relative: what is counted has no noise, and processors differ 
 def row_state(ours: dict, committed: dict, quick: dict[str, float] | None = None) -> str:
     """INSIDE, SAME, AS_QUICK, ONE_SEED or WRONG, the worst of the row's parts, or NO_PART.
 
-    Rows are as the chapters' JSON files hold them; `quick` has the values of its parts in the book's own run at quick, where there are any. Those parts are
-    compared that both have: chapter 14 has fewer widths at quick, and other numbers of steps.
+    Rows are as the chapters' JSON files hold them; `quick` has the values of its parts in the book's own run at quick,
+    where there are any. Those parts are compared that both have: chapter 14 has fewer widths at quick, and other
+    numbers of steps.
     """
     shared = [name for name in ours["parts"] if name in committed["parts"]]
     if not shared:
