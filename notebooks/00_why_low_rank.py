@@ -20,7 +20,13 @@
 # language model (Aghajanyan et al., arXiv 2012.13255).
 #
 # Losses are in nats a character. A seed is a base: seed 1 fine-tunes the base that was pretrained with seed 1.
-# `a ± b` is a mean over seeds with its 95 % interval.
+# `a ± b` is a mean over seeds with its 95 % interval. After a rate, `×÷ 1.8` says that the next one tried was that
+# factor away.
+#
+# A box below a cell is a *row*: a sentence with a test, both written down before they were measured. *Measured* is the
+# value with its interval, *chance* is what something that cannot know scores on the same test. A row *holds* or *does
+# not hold* where the whole interval lies on one side of the test's line. It is *not settled* where the interval touches
+# the line, or where chance passes too.
 
 # %%
 import copy

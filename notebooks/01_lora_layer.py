@@ -133,8 +133,8 @@ print("the same output and the same gradients;", packaged)
 #
 # ## Why one matrix is zero and the other is not
 #
-# There are four ways to start: `B` zero (LoRA's), `A` zero, both random, both zero. For each, predict three things
-# before you run the cell: is the layer's output still the old one, does `A` get a gradient, does `B`?
+# There are four ways to start: `B` zero (LoRA's), `A` zero, both random, both zero. Predict three things
+# for each, before you run the cell: is the layer's output still the old one, does `A` get a gradient, does `B`?
 #
 # The chain rule answers. With `G` the gradient that would reach a full weight matrix, `(d_out, d_in)`, the factors get
 # `∂L/∂A = s Bᵀ G` and `∂L/∂B = s G Aᵀ`. Each one's gradient contains the *other* one. (Here a random `B` is drawn from
@@ -585,8 +585,8 @@ print(check.check_first_update(my_first_update))
 # **4. Your own layer.** Put your class into a file and let the book's property tests judge it: `make check
 # LAYER=my_lora.py:MyLoRA`. It tells you in words which property fails, and what usually causes that. `RawLoRA` is a
 # good beginning. It lacks two things that the tests ask for. Begin with `merge()`, as nothing is checked without it: it
-# should give back a fresh `nn.Linear` with the weight `W0 + s · B A` and the base's bias (chapter 03). And `A` and `B`
-# should have the dtype of the base's weight, but float32 over 16 bits: `forward` then casts `x`, and casts back.
+# should give back a fresh `nn.Linear` with the weight `W0 + s · B A`, the base's bias and its dtype (chapter 03). `A`
+# and `B` should have the dtype of the base's weight, but float32 over 16 bits: `forward` then casts `x`, and back.
 #
 # ## The same with PEFT
 #

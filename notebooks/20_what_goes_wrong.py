@@ -320,7 +320,8 @@ show("new tokens, and the embedding not saved", "a new head, neither trained nor
 # **Merged into 4 bits.** A light lesson makes a small update, most of it below half a step of a 16-level grid. Quantize
 # the merge, and most of it is gone (chapter 05). **On another base.** An adapter is a difference. Beside other weights
 # it is a difference from something else. **Merged and unmerged differ** by rounding: logits by up to 0.2 in bfloat16
-# here, by 1e-5 in float32 (chapter 03). That is no fault. A difference that stays in float32 is one.
+# here, by 1e-5 in float32 (chapter 03). That is no fault. A larger one in float32 is. Look for dropout that is still
+# on (`eval()` for both, then `diagnose(model, batch=batch)`), a scale forgotten or applied twice, another base.
 #
 # A merged layer has no mark of what was added or rounded away, and an adapter none of its base's numbers. So compare:
 # run one batch before and after, there and here. (One exception: adapters that PEFT merged in place into a 4-bit layer

@@ -111,3 +111,8 @@ def test_bad_input_is_told(changed, words):
     """What is out of range is named, with the fix."""
     with pytest.raises(ValueError, match=words):
         advise(**({"model_shapes": LLAMA, "memory": 24e9, "tokens": 1024} | changed))
+
+
+def test_a_model_s_name_is_told_what_to_give_instead():
+    with pytest.raises(ValueError, match="'Llama-3-8B'; give the model, its config, or one of counting.MODELS"):
+        advise("Llama-3-8B", memory=24e9, tokens=8192)

@@ -96,10 +96,10 @@ def test_a_prediction_s_name_hangs_on_the_words_of_its_question_alone():
 
 
 @pytest.mark.parametrize("waits, at", [(True, 5), (False, 2)])
-def test_a_prediction_is_answered_by_the_next_verdict_or_the_next_output(waits, at):
-    assert predictions.answered_at(1, waits, printing=[0, 2, 5], judging=[0, 5]) == at
-    assert predictions.answered_at(1, waits, printing=[0, 2, 5], judging=[0]) == 2
-    assert predictions.answered_at(5, waits, printing=[0, 2, 5], judging=[0, 5]) is None
+def test_a_prediction_is_answered_by_the_next_table_or_verdict_or_the_next_output(waits, at):
+    assert predictions.answered_at(1, waits, printing=[0, 2, 5], measuring=[0, 5]) == at
+    assert predictions.answered_at(1, waits, printing=[0, 2, 5], measuring=[0]) == 2
+    assert predictions.answered_at(5, waits, printing=[0, 2, 5], measuring=[0, 5]) is None
 
 
 def test_a_prediction_that_nothing_answers_gets_no_field(tmp_path):

@@ -8,7 +8,7 @@ from nbformat import NotebookNode
 
 from web import markup
 from web.chapter import Chapter
-from web.outputs import WORDS, Block, Text, Verdict, blocks
+from web.outputs import WORDS, Block, Table, Text, Verdict, blocks
 
 SAVED = re.compile(r"(?:Posix|Windows)Path\('figures/\w+/(\w+\.json)'\)")
 NOT_YET = "Not yet:"  # book.checks says so of an answer that is missing
@@ -28,6 +28,11 @@ def outputs(cell: NotebookNode, chapter: Chapter) -> list[str]:
 def judges(cell: NotebookNode) -> bool:
     """Whether a cell has printed a verdict."""
     return any(isinstance(block, Verdict) for text in _texts(cell) for block in blocks(text))
+
+
+def measures(cell: NotebookNode) -> bool:
+    """Whether a cell has printed a table or a verdict."""
+    return any(isinstance(block, Table | Verdict) for text in _texts(cell) for block in blocks(text))
 
 
 def prints(cell: NotebookNode) -> bool:

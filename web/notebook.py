@@ -1,11 +1,12 @@
 """A committed notebook as a page of Markdown: words and code as they are, outputs as tables, boxes and figures."""
 
+import itertools
 import re
 
 from nbformat import NotebookNode
 
 from web import predictions
-from web.cells import figures_of, judges, outputs, prints
+from web.cells import figures_of, measures, outputs, prints
 from web.chapter import Chapter, row_address
 from web.head import with_head
 from web.markup import FIGURES
@@ -59,15 +60,17 @@ def answered(chapter: Chapter) -> dict[str, int]:
     """{name of a question: the cell whose output answers it}, for every question of the chapter that is answered."""
     code = [(at, cell) for at, cell in enumerate(chapter.notebook.cells) if cell.cell_type == "code"]
     printing = [at for at, cell in code if prints(cell)]
-    judging = [at for at, cell in code if judges(cell)]
-    found = {q.name: predictions.answered_at(at, q.waits, printing, judging) for at, q in questions(chapter)}
+    measuring = [at for at, cell in code if measures(cell)]
+    found = {q.name: predictions.answered_at(at, q.waits, printing, measuring) for at, q in questions(chapter)}
     return {name: at for name, at in found.items() if at is not None}
 
 
 def questions(chapter: Chapter) -> list[tuple[int, Question]]:
-    """(cell, question) pairs, in order."""
+    """(cell, question) pairs, in order, of all that stands before the exercises."""
     texts = ((at, cell.source) for at, cell in enumerate(chapter.notebook.cells) if cell.cell_type == "markdown")
-    found = ((at, predictions.question(p, chapter.number)) for at, text in texts for p in paragraphs(text))
+    all_of_them = ((at, paragraph) for at, text in texts for paragraph in paragraphs(text))
+    before = itertools.takewhile(lambda found: not found[1].startswith("## Exercises"), all_of_them)
+    found = ((at, predictions.question(paragraph, chapter.number)) for at, paragraph in before)
     return [(at, question) for at, question in found if question]
 
 

@@ -1,6 +1,7 @@
 """Places where a chapter asks for a prediction, and where the measured value comes.
 
-"**Write down your prediction**" is answered by the next verdict, "Predict: …" by the next cell that prints anything.
+"**Write down your prediction**" is answered by the next table or verdict, "Predict: …" by the next cell that prints
+anything. An exercise has its solution instead.
 A page gets a text field at the question, and at the answer a line that shows again what was typed
 (static/predictions.js). The browser keeps it under the words of the question: it outlives a new edition of the chapter,
 and is not shown again once the question has changed.
@@ -17,7 +18,7 @@ HEAD = re.compile(r"\*\*What you will be able to do")
 
 @dataclass(frozen=True)
 class Question:
-    """A paragraph that asks. `waits` says that a verdict answers it, not just any output."""
+    """A paragraph that asks. `waits` says that a table or a verdict answers it, not just any output."""
 
     name: str
     waits: bool
@@ -39,9 +40,9 @@ def paragraphs(text: str) -> list[str]:
     return [paragraph.strip("\n") for some in split for paragraph in some if paragraph.strip()]
 
 
-def answered_at(asked: int, waits: bool, printing: list[int], judging: list[int]) -> int | None:
-    """The cell that answers what cell `asked` asks, of those that print and those that judge; None where none does."""
-    after = [[cell for cell in cells if cell > asked] for cells in (printing, judging)]
+def answered_at(asked: int, waits: bool, printing: list[int], measuring: list[int]) -> int | None:
+    """The cell that answers what cell `asked` asks, of those that print and of those that measure; None without one."""
+    after = [[cell for cell in cells if cell > asked] for cells in (printing, measuring)]
     first = after[1] or after[0] if waits else after[0]
     return first[0] if first else None
 

@@ -76,9 +76,12 @@ def advise(
         methods: those that may be chosen, in order, of "lora", "qlora" and "full"; for full the plan is too much, by up
             to its gradients.
 
-    Raises ValueError for an argument out of range, and where nothing fits, with the least that would be needed.
+    Raises ValueError for an argument out of range, for a model's name in place of its shapes, and where nothing fits,
+    with the least that would be needed.
     """
     _check(memory, tokens, length)
+    if isinstance(model_shapes, str):
+        raise ValueError(f"model_shapes is {model_shapes!r}; give the model, its config, or one of counting.MODELS")
     targets, methods = targets if isinstance(targets, str) else list(targets), _checked(methods)
     _check_rank(model_shapes, rank, targets)
     tokens, length, rank = int(tokens), int(length), int(rank)

@@ -24,7 +24,8 @@ HEAD = """\
 # The ledger
 
 Rendered from the JSON files in this folder by `make book`; no line is written by hand. Each verdict is computed from a
-test that its chapter writes down before the measurement. *Not settled* is where the interval touches the test's line.
+test that its chapter writes down before the measurement. *Not settled* is where the interval touches the test's line,
+where chance passes the same test, or where there is one seed alone; none of these is evidence of no effect.
 """
 
 

@@ -20,7 +20,8 @@ HEAD = """\
 
 Every row of [the ledger](figures/LEDGER.md) that does not hold, was not reproduced, does not add up or is not settled,
 the newest first. Rendered by `make book`; no line is written by hand. A date is that of the commit since which the row
-has this verdict. *Not settled* says that the interval touches the line of the test: it is no evidence of no effect.
+has this verdict. *Not settled* says that the interval touches the line of the test, that chance passes it too, or that
+there is one seed alone: it is no evidence of no effect.
 """
 LINE = re.compile(r"^- (\d{4}-\d\d-\d\d) · `(\w+\.\w+)` · \*\*([a-z ]+)\*\*", re.MULTILINE)
 
@@ -69,7 +70,8 @@ def as_markdown(chapters: dict[str, dict], dates: dict[tuple[str, str], str]) ->
         row = rows[name]
         task = f" ({row['scope']['task']})" if row["scope"].get("task") else ""
         published = f"; published: {row['published']}" if row["published"] else ""
-        words = f"{row['says']}{task}: {row['shown']}{published}."
+        chance = "; chance passes too" * bool(row.get("chance_passes") and row["verdict"] == "not settled")
+        words = f"{row['says']}{task}: {row['shown']}{chance}{published}."
         lines.append(f"- {day_of[name]} · `{name}` · **{row['verdict']}** · {' '.join(words.split())}")
     return "\n".join(lines) + "\n"
 

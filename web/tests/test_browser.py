@@ -91,6 +91,8 @@ def test_a_page_asks_nobody_and_says_nothing_and_fits_a_phone_and_can_be_read_by
         ("intruder", "10_"),
         ("rslora", "07_"),
         ("merge", "03_"),
+        ("which rank", "guide.html#which-rank"),  # a heading that says it
+        ("loss does not go down", "20_what_goes_wrong.html#nothing-learns"),
         ("why is QLoRA slower", "05_"),  # no page but the ledger and the glossary has both words
     ],
 )
@@ -185,6 +187,17 @@ def test_a_link_into_the_ledger_opens_its_row_even_where_a_filter_hides_it(brows
     with opened(browser, address, width=1280) as (page, _):
         row = page.locator("#row-01-on_par")
         assert row.is_visible() and row.locator("dl").is_visible()
+
+
+def test_a_table_that_is_wider_than_a_phone_says_so_until_its_end_is_seen(browser, site):
+    with opened(browser, (site / CHAPTER).as_uri()) as (page, _):
+        box = page.locator(".printed-table.more").first
+        assert box.evaluate("box => getComputedStyle(box).boxShadow") != "none"
+        index = box.evaluate("box => [...document.querySelectorAll('.printed-table')].indexOf(box)")
+        page.locator(".printed-table").nth(index).evaluate("box => box.scrollTo(9999, 0)")
+        page.wait_for_function(f"!document.querySelectorAll('.printed-table')[{index}].classList.contains('more')")
+        page.set_viewport_size({"width": 1600, "height": 900})
+        page.wait_for_function("!document.querySelector('.printed-table.more')")
 
 
 def test_a_copy_button_copies_the_code(browser, site):
