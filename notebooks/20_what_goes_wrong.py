@@ -98,29 +98,36 @@ def show(*names):
 show("nothing is trainable", "target names not found")
 
 # %% [markdown]
-# **The optimizer first.** An optimizer holds the parameters that there were when it was made. Adapters that come later
-# are not among them. Gradients arrive, `step()` runs, and the loss stays to the last digit where it was.
+# ### The optimizer first
 #
-# **Checkpointing before a frozen embedding.** A checkpoint runs a block without a graph and runs it again in backward.
-# The older, *reentrant* kind goes back only if an input of the block needs a gradient. With a frozen base none does. If
-# every block is checkpointed, backward raises; if only the first are, those learn nothing, and torch warns once.
+# An optimizer holds the parameters that there were when it was made. Adapters that come later are not among them.
+# Gradients arrive, `step()` runs, and the loss stays to the last digit where it was.
+#
+# ### Checkpointing before a frozen embedding
+#
+# A checkpoint runs a block without a graph and runs it again in backward. The older, *reentrant* kind goes back only if
+# an input of the block needs a gradient. With a frozen base none does. If every block is checkpointed, backward raises;
+# if only the first are, those learn nothing, and torch warns once.
 
 # %%
 show("optimizer before the adapters", "checkpointing before a frozen embedding")
 
 # %% [markdown]
-# **No label is left.** A template that was not found, or an answer that was cut off, leaves every label out. The mean
-# over none is 0 / 0; some programs print it as 0.0. No gradient comes of it.
+# ### No label is left
+#
+# A template that was not found, or an answer that was cut off, leaves every label out. The mean over none is 0 / 0;
+# some programs print it as 0.0. No gradient comes of it.
 
 # %%
 show("no label is left")
 
 # %% [markdown]
-# **The rate is too low.** No tool tells this beforehand: before the first step a run looks the same whether a hundred
-# steps will come or ten thousand. Adam moves a number by about the rate a step, so a hundred steps at 1e-4 move it by
-# about a hundredth at most. Below is base 1; the lowest rate comes again with twenty times the steps. **Too high** is
-# the last row: the loss has fallen, and nearly all answers are wrong. `diagnose` does not see that either. Then try a
-# third.
+# ### The rate is too low
+#
+# No tool tells this beforehand: before the first step a run looks the same whether a hundred steps will come or ten
+# thousand. Adam moves a number by about the rate a step, so a hundred steps at 1e-4 move it by about a hundredth at
+# most. Below is base 1; the lowest rate comes again with twenty times the steps. **Too high** is the last row: the loss
+# has fallen, and nearly all answers are wrong. `diagnose` does not see that either.
 
 # %%
 rows, steps = [], world.LENGTH["lesson"]
@@ -132,10 +139,12 @@ print(stats.table(["rate", "steps", "loss", "exact"], rows))
 show("the rate is too low")
 
 # %% [markdown]
-# **Trained in float16.** Adam divides by the root of a mean square plus 1e-8. In float16, 1e-8 is zero. The gradient of
-# `A` is zero in the first step, since `B` is, so this is 0 / 0. That is so for AdamW as torch runs it by default. With
-# `fused=True` it computes in 32 bits, an eps of 1e-4 is no zero, SGD divides by nothing: there `diagnose` is silent.
-# Keep the *base* in 16 bits, and what trains in 32.
+# ### Trained in float16
+#
+# Adam divides by the root of a mean square plus 1e-8. In float16, 1e-8 is zero. The gradient of `A` is zero in the
+# first step, since `B` is, so this is 0 / 0. That is so for AdamW as torch runs it by default. With `fused=True` it
+# computes in 32 bits, an eps of 1e-4 is no zero, SGD divides by nothing: there `diagnose` is silent. Keep the *base* in
+# 16 bits, and what trains in 32.
 
 # %%
 show("trained in float16")
@@ -143,17 +152,19 @@ show("trained in float16")
 # %% [markdown]
 # ## It learns the wrong thing: the loss goes down, and the answers are wrong
 #
-# **The base is not frozen.** Then `A` and `B` alone are saved, and put on the base as it was. What the base learnt in
-# this run is gone. The share that `print_trainable_parameters` gives tells this before the first step: it should be
-# small.
+# ### The base is not frozen
+#
+# Then `A` and `B` alone are saved, and put on the base as it was. What the base learnt in this run is gone. The share
+# that `print_trainable_parameters` gives tells this before the first step: it should be small.
 
 # %%
 show("the base is not frozen")
 
 # %% [markdown]
-# **What the loss counts.** A row is a prompt, an answer, an end, and padding up to the longest row. The answer and its
-# end are to be learnt, and nothing else. Three of the ways to get this wrong, seen at one row; a dot is a place that is
-# left out.
+# ### What the loss counts
+#
+# A row is a prompt, an answer, an end, and padding up to the longest row. The answer and its end are to be learnt, and
+# nothing else. Three ways to get this wrong, at one row; a dot is left out.
 
 # %%
 from lora_from_scratch.lab.broken import wrong
@@ -176,21 +187,27 @@ for name, loss in losses.items():
 # the loss itself tells which places it counts, however its labels were made. The batch must tell where the answers are:
 # by `completion_mask` beside `input_ids`, as in TRL, or by examples that know where their answer starts, as here.
 #
-# **The padding is the end.** Many tokenizers have no padding token, so people take the end. A collator then leaves the
-# padding out *by its id*, and with it every true end. No label teaches the end. Here the base never used it, and no
-# answer stops; a base that knows the end may still stop at times.
+# ### The padding is the end
+#
+# Many tokenizers have no padding token, so people take the end. A collator then leaves the padding out *by its id*, and
+# with it every true end. No label teaches the end. Here the base never used it, and no answer stops; a base that knows
+# the end may still stop at times.
 
 # %%
 show("the padding is the end")
 
 # %% [markdown]
-# **One token too far.** The first token of an answer is predicted at the last place of the prompt. Shift first and then
-# leave out `start` places, where `start - 1` would be right, or count a start token twice, and that label is lost.
-# Every other token is learnt, so the loss can look fine. But nothing opens an answer as it was taught.
+# ### One token too far
 #
-# **On the prompt.** Milder, and often done on purpose: `diagnose` names it because it cannot know whether you meant it.
-# The model learns to write prompts too. The loss that is printed holds what nobody can know,
-# here one letter of 24, and so hides the part that matters. The last line has that part, of the same run.
+# The first token of an answer is predicted at the last place of the prompt. Shift first and then leave out `start`
+# places, where `start - 1` would be right, or count a start token twice, and that label is lost. Every other token is
+# learnt, so the loss can look fine. But nothing opens an answer as it was taught.
+#
+# ### On the prompt
+#
+# Often done on purpose: `diagnose` cannot know whether you meant it. The model learns to write prompts too. The loss
+# that is printed holds what nobody can know, here one letter of 24, and so hides the part that matters. The last line
+# has that part, of the same run.
 
 # %%
 show("the mask reaches one token too far", "the prompt is learnt too")
@@ -201,10 +218,11 @@ print(
 )
 
 # %% [markdown]
-# **Another template at use.** The mark stands for a chat template. Under `<a>` the tuned model says something,
-# fluently. Nothing looks broken, and no answer is right. `diagnose` cannot see this: it does not know which prompt is
-# right. You can: take a row of the training data and compare the answers, or the loss, under the prompt of training and
-# the prompt of use. Make prompts by the same function in both places (chapter 12).
+# ### Another template at use
+#
+# The mark stands for a chat template. Under `<a>` the tuned model says something, fluently. No answer is right.
+# `diagnose` cannot see this: it does not know which prompt is right. You can: compare the answers, or the loss, of a
+# row of the training data under both prompts. Make prompts by the same function in both places (chapter 12).
 
 # %%
 tuned = world.taught(1)
@@ -213,9 +231,10 @@ for mark in (world.C, world.A, world.B):
 show("another template at use")
 
 # %% [markdown]
-# **Alpha and the rank.** "Set alpha to twice the rank" is common advice, and people ask what happens when the rank
-# changes and alpha stays. **Write down your prediction**: where is the loss more even over the ranks, with alpha
-# kept, or with alpha = 4 · rank?
+# ### Alpha and the rank
+#
+# "Set alpha to twice the rank" is common advice, and people ask what happens when the rank changes and alpha stays.
+# **Write down your prediction**: where is the loss more even over the ranks, with alpha kept, or with alpha = 4 · rank?
 
 # %%
 bases = seeds if size.name == "smoke" else range(1, 6)  # bases differ, so these two rows ask more of them
@@ -270,24 +289,30 @@ alpha_raised.measure(
 # look at the rate again.
 
 # %% [markdown]
-# **B not zero at the start.** Then training does not begin at the base, but at the base plus noise. `diagnose` tells a
-# drawn `B` from a trained one by its numbers: drawn entries come from one law, and training makes some rows and layers
-# larger. It needs many entries for that, in the `B` of all layers. Of a small adapter, or a `B` set by hand, it says
-# nothing.
+# ### B not zero at the start
+#
+# Then training does not begin at the base, but at the base plus noise. `diagnose` tells a drawn `B` from a trained one
+# by its numbers: drawn entries come from one law, and training makes some rows and layers larger. It needs many entries
+# for that, in the `B` of all layers. Of a small adapter, or a `B` set by hand, it says nothing.
 
 # %%
 show("B is not zero at the start")
 
 # %% [markdown]
-# **Dropout on at use.** Two calls, two answers. A model that comes from training is in train mode until somebody says
-# otherwise. A batch *without* a loss tells `diagnose` that the model is at use.
+# ### Dropout on at use
 #
-# **Two adapters in one.** `(B1 + B2)(A1 + A2)` holds `B1 A2` and `B2 A1`, which nobody trained. The factors side by
-# side give the exact sum, at twice the rank. In a model of PEFT that still holds the parts, `diagnose` sees the short
-# cut; here the sum is one `A` and one `B`.
+# Two calls, two answers. A model that comes from training is in train mode until somebody says otherwise. A batch
+# *without* a loss tells `diagnose` that the model is at use.
 #
-# **Adapters on adapters.** A notebook's cell is run twice, and wraps what it has wrapped. Load the trained file on top,
-# and each update is in it twice.
+# ### Two adapters in one
+#
+# `(B1 + B2)(A1 + A2)` holds `B1 A2` and `B2 A1`, which nobody trained. The factors side by side give the exact sum, at
+# twice the rank. In a model of PEFT that still holds the parts, `diagnose` sees the short cut; here the sum is one `A`
+# and one `B`.
+#
+# ### Adapters on adapters
+#
+# A notebook's cell run twice wraps what it has wrapped. Load the trained file on top, and each update is in it twice.
 
 # %%
 show("dropout on at use", "adapters added with cross terms", "adapters on adapters")
@@ -295,33 +320,47 @@ show("dropout on at use", "adapters added with cross terms", "adapters on adapte
 # %% [markdown]
 # ## What it learnt is lost: well in training, gone after loading
 #
-# **Names that fit nothing.** `load_state_dict(…, strict=False)` takes any file. If a prefix differs, nothing fits, and
-# `B` stays zero: the tuned model *is* the base. What it gives back lists the names that it could not place. A fresh
-# adapter that is used as a baseline has a `B` of zeros too, and is well. So `diagnose` speaks only where it is shown
-# the file, `saved=load_file(path)`, or where PEFT's settings say that the adapter came from one. **A file without
-# weights.** A script laid a filter over `state_dict()`, and the library began to filter by itself. After both nothing
-# was left.
+# ### Names that fit nothing
+#
+# `load_state_dict(…, strict=False)` takes any file. If a prefix differs, nothing fits, and `B` stays zero: the tuned
+# model *is* the base. What it gives back lists the names that it could not place. A fresh adapter that is used as a
+# baseline has a `B` of zeros too, and is well. So `diagnose` speaks only where it is shown the file,
+# `saved=load_file(path)`, or where PEFT's settings say that the adapter came from one.
+#
+# ### A file without weights
+#
+# A script laid a filter over `state_dict()`, and the library began to filter by itself. After both nothing was left.
 
 # %%
 show("the file's names fit nothing", "the file holds no weights")
 
 # %% [markdown]
-# **New tokens, and a new head.** An adapter's file holds `A` and `B`. A row of the embedding that was trained for a new
-# token, or a classifier's head, is in neither. The head is the more treacherous: even a *frozen* random one works
-# while it trains, since the adapters learn to suit it. At loading, another one is drawn. Here are six classes, of which
-# a guess finds one in six. What you save stands in your script, so here too `diagnose` has
-# to be shown it: `saved`, the tensors that the file holds or will hold. Under PEFT it knows what `save_pretrained`
-# keeps.
+# ### New tokens, and a new head
+#
+# An adapter's file holds `A` and `B`. A row of the embedding that was trained for a new token, or a classifier's head,
+# is in neither. A head is worse: even a *frozen* random one works while it trains, since the adapters learn to suit it.
+# Loading draws another. Here are six classes, of which a guess finds one in six. What you save stands in your script,
+# so here too `diagnose` has to be shown it: `saved`, the tensors that the file holds or will hold. Under PEFT it knows
+# what `save_pretrained` keeps.
 
 # %%
 show("new tokens, and the embedding not saved", "a new head, neither trained nor saved")
 
 # %% [markdown]
-# **Merged into 4 bits.** A light lesson makes a small update, most of it below half a step of a 16-level grid. Quantize
-# the merge, and most of it is gone (chapter 05). **On another base.** An adapter is a difference. Beside other weights
-# it is a difference from something else. **Merged and unmerged differ** by rounding: logits by up to 0.2 in bfloat16
-# here, by 1e-5 in float32 (chapter 03). That is no fault. A larger one in float32 is. Look for dropout that is still
-# on (`eval()` for both, then `diagnose(model, batch=batch)`), a scale forgotten or applied twice, another base.
+# ### Merged into 4 bits
+#
+# A light lesson makes a small update, most of it below half a step of a 16-level grid. Quantize the merge, and most of
+# it is gone (chapter 05).
+#
+# ### On another base
+#
+# An adapter is a difference. Beside other weights it is a difference from something else.
+#
+# ### Merged and unmerged differ
+#
+# Rounding moves logits by up to 0.2 in bfloat16 here, by 1e-5 in float32 (chapter 03). That is no fault. A larger
+# difference in float32 is: look for dropout still on (`eval()` for both, then `diagnose(model, batch=batch)`), a scale
+# forgotten or applied twice, another base.
 #
 # A merged layer has no mark of what was added or rounded away, and an adapter none of its base's numbers. So compare:
 # run one batch before and after, there and here. (One exception: adapters that PEFT merged in place into a 4-bit layer
@@ -337,9 +376,11 @@ for seed in seeds:
     print(f"exact {world.exact(one):.0%}")
 
 # %% [markdown]
-# **Another program reads it.** An engine may know one alpha for all layers, or `alpha / r` where `alpha / √r` was
-# meant, or have room for rank 16. The model is right; what another program makes of it stands in the *folder*. `make
-# check FILE=adapter/` says so for PEFT and vLLM.
+# ### Another program reads it
+#
+# An engine may know one alpha for all layers, or `alpha / r` where `alpha / √r` was meant, or have room for rank 16.
+# The model is right; what another program makes of it stands in the *folder*. `make check FILE=adapter/` says so for
+# PEFT and vLLM.
 
 # %%
 show("another engine reads alpha otherwise", "the server refuses it")
@@ -347,16 +388,28 @@ show("another engine reads alpha otherwise", "the server refuses it")
 # %% [markdown]
 # ## It costs more than expected: slow, or too large
 #
-# Nothing is wrong here, and `diagnose` is right to be silent. **Not faster**: an adapter saves the products for the
-# gradient of `W0`, a third of a step's, and adds products of its own. At a high rank these outweigh the saving.
-# **As much memory**: LoRA shrinks gradients and optimizer state. What forward keeps for backward stays, and at a large
-# batch that is most of it. **The share that is printed**: a byte holds two weights in 4 bits, and a sum of `numel()`
-# counts bytes.
+# Nothing is wrong here, and `diagnose` is right to be silent.
+#
+# ### Not faster
+#
+# An adapter saves the products for the gradient of `W0`, a third of a step's, and adds products of its own. At a high
+# rank these outweigh the saving.
+#
+# ### As much memory
+#
+# LoRA shrinks gradients and optimizer state. What forward keeps for backward stays, and at a large batch that is most
+# of it.
+#
+# ### The share that is printed
+#
+# A byte holds two weights in 4 bits, and a sum of `numel()` counts bytes.
 
 # %%
 show("why isn't it faster?", "why does it take as much memory?", "the printed share is wrong")
 
 # %% [markdown]
+
+
 # ## How good is the tool?
 #
 # Three rows. The first takes the broken runs that `diagnose` was made to name, each with its *mended twin*: the same
