@@ -81,7 +81,7 @@ for name, verdict in says.items():
 # %%
 for advice in ADVICES:
     named = [evidence.row_of(name, rows) for name in paragraphs.rests_on(advice.rests_on)]
-    print(f"{advice.question}\n    {advice.do}\n    how sure: {standing.sureness(named)}")
+    print(f"{advice.question}\n    {advice.do}\n    how sure: {standing.sureness(named)}\n")
 
 # %% [markdown]
 # And the same as a picture: a mark for each row, in the column of the model on which it is settled.
@@ -101,7 +101,8 @@ results.figure(
     + "; ".join(f"{q} {', '.join(f'{len(v)} {p}' for p, v in by.items() if v) or 'none'}" for q, by in stands.items()),
 )
 print(", ".join(f"{place}: {totals[place]}" for place in evidence.PLACES))
-print(f"{len(settled)} of {len(ADVICES)} stand on settled rows only, of those their author named: {' '.join(settled)}")
+alone = ", ".join(settled) or "none"
+print(f"{len(settled)} of {len(ADVICES)} stand on settled rows only, of those their author named: {alone}")
 
 # %% [markdown]
 # Read the picture by lines. A grey ring is an open row: it was asked, and is not settled, by too few seeds, by a grid
@@ -244,13 +245,13 @@ def in_words(shapes, memory):
         plan = advise(shapes, memory, 16 * 512)
     except ValueError:
         return "does not fit"
-    again = ", checkpointed" if plan.checkpoint else ""
+    again = ", ckpt." if plan.checkpoint else ""
     return f"{plan.method}, {plan.batch} x {plan.accumulate}{again}: {plan.need / 1e9:.1f} GB"
 
 
 # %%
 plans = {name: [in_words(shapes, memory) for memory in MACHINES.values()] for name, shapes in SHAPES.values()}
-print("method, sequences at once x batches a step: GB to plan with")
+print("method, sequences at once x batches a step, ckpt.: checkpointed; GB to plan with")
 print(stats.table(["model", *MACHINES], [[name, *found] for name, found in plans.items()]))
 results.record(plans=plans)
 

@@ -48,7 +48,7 @@ def _fields(answer: str, record: Record) -> list[tuple[str, str]]:
     for field in FIELDS:
         right = field in given and given[field] == record.meaning[field]
         text = f"{field:5} {json.dumps(given.get(field))}" + (
-            "" if right else f"  not {json.dumps(record.meaning[field])}"
+            "" if right else f"  should be {json.dumps(record.meaning[field])}"
         )
         lines.append((text, plots.GREEN if right else plots.RED))
     return lines

@@ -95,8 +95,8 @@ def exponents(fits: Mapping, ratios: Mapping, lengths: Sequence[int]) -> Figure:
         x = np.array(lengths) * (1 + 0.06 * i)
         _bars(axes[1], x, logs, colour, marker)
         plots.label_end(axes[1], x, [2 ** logs[-1][0]] * len(x), f"{name} task", colour, dy=7 * (1 - 2 * i))
-    axes[1].set(yscale="log", ylabel="LoRA's best rate over full's", ylim=(0.7, 25), title="the ratio")
-    axes[1].set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
+    axes[1].set(yscale="log", ylabel="LoRA's best rate over full's", ylim=(0.4, 25), title="the ratio")
+    axes[1].set_yticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
     for ax in axes:
         ax.set(xscale="log", xlabel="steps of the run")
         ax.set_xlim(lengths[0] / 2.2, lengths[-1] * (6 if ax is axes[0] else 2.2))
