@@ -48,7 +48,7 @@ agree: model  ## does this machine measure what the book says? runs quick where 
 	@$(PY) -m lora_from_scratch.book.here
 
 test: $(VENV)/.installed  ## the tests, without the reference libraries
-	@$(PY) -m pytest tests --ignore=tests/parity
+	@$(PY) -m pytest tests --ignore=tests/parity --numprocesses auto --dist loadfile
 
 parity: $(VENV)/.installed-parity $(VENV)/.installed-model  ## the tests against transformers, PEFT and bitsandbytes
 	@$(PY) -c "import bitsandbytes, peft, transformers" 2>/dev/null || { echo "a reference library is missing: rm $(VENV)/.installed-parity and try again" >&2; exit 1; }

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_from_scratch.book import stats
+from web import markup
 from web.chapter import all_pages, read
 from web.outputs import Case, Table, Text, Verdict, blocks
 
@@ -91,6 +92,20 @@ def test_every_row_of_the_results_has_a_box_that_leads_to_it(stem):
 def test_what_a_cell_prints_below_a_verdict_is_no_part_of_it_though_it_is_indented():
     found, rest = blocks("HOLDS: so\n  measured:  1\n  the test: below 2\n  16: 2.2 nats\n 256: 1.9 nats")
     assert found.lines == [("measured", "1"), ("the test", "below 2")] and rest.text == "  16: 2.2 nats\n 256: 1.9 nats"
+
+
+def test_a_verdict_on_parts_is_a_table_and_a_test_that_all_share_is_said_once():
+    text = (
+        "PARTLY: so\n  measured:  far: 1 [0, 2]; near: 3\n  chance:    far: 5; near: 6; by its value alone that passes "
+        "too, so this shows nothing\n  far, reproduced: below 2\n  near, not settled: below 2"
+    )
+    (found,) = blocks(text)
+    page = re.sub(r"\s*<[^>]+>\s*", "|", markup.verdict(found, {}, "01.x"))
+    cells = [cell for cell in page.split("|") if cell]
+    assert cells[:2] == ["partly", "so"] and cells[2] == "01.x"
+    assert cells[3:6] == ["part", "measured", "chance"]
+    assert cells[6:14] == ["far", "1 [0, 2]", "5", "reproduced", "near", "3", "6", "not settled"]
+    assert cells[14:] == ["chance", "by its value alone that passes too, so this shows nothing", "the test", "below 2"]
 
 
 def test_a_case_of_the_clinic_is_its_title_and_its_lines_joined_again():

@@ -22,6 +22,7 @@ TONES = {  # of a verdict; its word stands beside the colour, always
     "does not add up": "no",
 }
 PART = re.compile(rf"(.+), ({'|'.join(WORDS)})")  # the name of a line on one part of a verdict
+PASSES = "; by its value alone that passes too, so this shows nothing"  # what a row says of its chance, once
 LEGIBLE = 0.5  # of a picture's own size: its words can still be read
 FIGURES = "figures"  # the folder beside the pages that holds the pictures and the numbers
 
@@ -74,10 +75,12 @@ def in_parts(found: Verdict) -> tuple[list[tuple[str, str]], str]:
     measured = by_part(found.line("measured"), list(tests)) if len(tests) > 1 else None
     if measured is None:
         return found.lines, ""
-    chance = by_part(found.line("chance"), list(tests))
+    null, passes, _ = found.line("chance").partition(PASSES)
+    chance = by_part(null, list(tests))
     columns = {"measured": measured, **({"chance": chance} if chance else {}), "": [word for word, _ in tests.values()]}
     taken = ("measured", "chance") if chance else ("measured",)
     lines = [(name, text) for name, text in found.lines if name not in taken and not PART.fullmatch(name)]
+    lines += [("chance", PASSES.removeprefix("; "))] if chance and passes else []
     lines.append(("the test", said_once({part: text for part, (_, text) in tests.items()})))
     return lines, parts_table(list(tests), columns)
 

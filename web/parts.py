@@ -19,7 +19,8 @@ def parts_table(names: Sequence[str], columns: Mapping[str, Sequence[str]]) -> s
         for name, *cells in zip(names, *columns.values(), strict=True)
     )
     body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<table class="parts"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
+    table = f'<table class="parts"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="parts-box" tabindex="0">{table}</div>'
 
 
 def said_once(tests: Mapping[str, str]) -> str:
@@ -27,4 +28,4 @@ def said_once(tests: Mapping[str, str]) -> str:
     alike: dict[str, list[str]] = {}
     for part, test in tests.items():
         alike.setdefault(test, []).append(part)
-    return "; ".join(f"{', '.join(parts)}: {test}" if len(alike) > 1 else test for test, parts in alike.items())
+    return "; ".join(f"{' · '.join(parts)}: {test}" if len(alike) > 1 else test for test, parts in alike.items())

@@ -1,10 +1,10 @@
 // Marks a box that holds more to the right than it shows: book.css gives it a shade at that edge.
 "use strict";
 
-const BOXES = ".printed-table, .formula, pre.printed.columns, div.highlight pre, .table-wrapper";
+const BOXES = ".printed-table, .formula, pre.printed.columns, div.highlight pre, .parts-box, a.picture";
 
 function mark(box) {
-  box.classList.toggle("more", box.scrollWidth - box.clientWidth - box.scrollLeft > 4);
+  box.classList.toggle("goes-on", box.scrollWidth - box.clientWidth - box.scrollLeft > 4);
 }
 
 document.addEventListener("DOMContentLoaded", () => {

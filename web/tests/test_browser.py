@@ -191,13 +191,13 @@ def test_a_link_into_the_ledger_opens_its_row_even_where_a_filter_hides_it(brows
 
 def test_a_table_that_is_wider_than_a_phone_says_so_until_its_end_is_seen(browser, site):
     with opened(browser, (site / CHAPTER).as_uri()) as (page, _):
-        box = page.locator(".printed-table.more").first
+        box = page.locator(".printed-table.goes-on").first
         assert box.evaluate("box => getComputedStyle(box).boxShadow") != "none"
         index = box.evaluate("box => [...document.querySelectorAll('.printed-table')].indexOf(box)")
         page.locator(".printed-table").nth(index).evaluate("box => box.scrollTo(9999, 0)")
-        page.wait_for_function(f"!document.querySelectorAll('.printed-table')[{index}].classList.contains('more')")
+        page.wait_for_function(f"!document.querySelectorAll('.printed-table')[{index}].classList.contains('goes-on')")
         page.set_viewport_size({"width": 1600, "height": 900})
-        page.wait_for_function("!document.querySelector('.printed-table.more')")
+        page.wait_for_function("!document.querySelector('.printed-table.goes-on')")
 
 
 def test_a_copy_button_copies_the_code(browser, site):
