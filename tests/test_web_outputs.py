@@ -103,9 +103,9 @@ def test_a_verdict_on_parts_is_a_table_and_a_test_that_all_share_is_said_once():
     page = re.sub(r"\s*<[^>]+>\s*", "|", markup.verdict(found, {}, "01.x"))
     cells = [cell for cell in page.split("|") if cell]
     assert cells[:2] == ["partly", "so"] and cells[2] == "01.x"
-    assert cells[3:6] == ["part", "measured", "chance"]
-    assert cells[6:14] == ["far", "1 [0, 2]", "5", "reproduced", "near", "3", "6", "not settled"]
-    assert cells[14:] == ["chance", "by its value alone that passes too, so this shows nothing", "the test", "below 2"]
+    assert cells[3:7] == ["part", "verdict", "measured", "chance"]
+    assert cells[7:15] == ["far", "reproduced", "1 [0, 2]", "5", "near", "not settled", "3", "6"]
+    assert cells[15:] == ["chance", "by its value alone that passes too, so this shows nothing", "the test", "below 2"]
 
 
 def test_a_case_of_the_clinic_is_its_title_and_its_lines_joined_again():

@@ -77,7 +77,8 @@ def in_parts(found: Verdict) -> tuple[list[tuple[str, str]], str]:
         return found.lines, ""
     null, passes, _ = found.line("chance").partition(PASSES)
     chance = by_part(null, list(tests))
-    columns = {"measured": measured, **({"chance": chance} if chance else {}), "": [word for word, _ in tests.values()]}
+    words = [word for word, _ in tests.values()]  # first: a phone shows them without scrolling
+    columns = {"verdict": words, "measured": measured, **({"chance": chance} if chance else {})}
     taken = ("measured", "chance") if chance else ("measured",)
     lines = [(name, text) for name, text in found.lines if name not in taken and not PART.fullmatch(name)]
     lines += [("chance", PASSES.removeprefix("; "))] if chance and passes else []
