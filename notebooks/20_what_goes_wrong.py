@@ -124,10 +124,10 @@ show("no label is left")
 # %% [markdown]
 # ### The rate is too low
 #
-# No tool tells this beforehand: before the first step a run looks the same whether a hundred steps will come or ten
-# thousand. Adam moves a number by about the rate a step, so a hundred steps at 1e-4 move it by about a hundredth at
-# most. Below is base 1; the lowest rate comes again with twenty times the steps. **Too high** is the last row: the loss
-# has fallen, and nearly all answers are wrong. `diagnose` does not see that either.
+# No tool tells this beforehand: before the first step a hundred steps to come look like ten thousand. Adam moves a
+# number by about the rate a step, so a hundred steps at 1e-4 move it by about a hundredth at most. Below is base 1; the
+# lowest rate comes again with twenty times the steps. **Too high** is the last row: the loss has fallen, and nearly all
+# answers are wrong. `diagnose` does not see that either.
 
 # %%
 rows, steps = [], world.LENGTH["lesson"]
@@ -291,9 +291,9 @@ alpha_raised.measure(
 # %% [markdown]
 # ### B not zero at the start
 #
-# Then training does not begin at the base, but at the base plus noise. `diagnose` tells a drawn `B` from a trained one
-# by its numbers: drawn entries come from one law, and training makes some rows and layers larger. It needs many entries
-# for that, in the `B` of all layers. Of a small adapter, or a `B` set by hand, it says nothing.
+# Then training begins at the base plus noise. `diagnose` tells a drawn `B` from a trained one by its numbers: drawn
+# entries come from one law, and training makes some rows and layers larger. It needs many entries for that, in the `B`
+# of all layers. Of a small adapter, or a `B` set by hand, it says nothing.
 
 # %%
 show("B is not zero at the start")
@@ -354,7 +354,7 @@ show("new tokens, and the embedding not saved", "a new head, neither trained nor
 #
 # ### On another base
 #
-# An adapter is a difference. Beside other weights it is a difference from something else.
+# An adapter is a difference; beside other weights, from something else.
 #
 # ### Merged and unmerged differ
 #

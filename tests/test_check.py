@@ -39,10 +39,10 @@ class Right(nn.Module):
     def merge(self):
         return self.linear(self.base.weight + self.scale() * self.B @ self.A, self.base.bias)
 
-    @staticmethod
-    def linear(weight, bias):
-        merged = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=weight.dtype)
-        merged.weight.data = weight.clone()
+    def linear(self, weight, bias):
+        dtype = self.base.weight.dtype
+        merged = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=dtype)
+        merged.weight.data = weight.to(dtype, copy=True)
         if bias is not None:
             merged.bias.data = bias.clone()
         return merged

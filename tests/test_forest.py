@@ -64,6 +64,15 @@ def test_what_lies_beyond_the_picture_is_drawn_at_its_edge(drawn):
     assert len(arrows) == 1 and arrows[0].get_xdata()[0] == LIMIT
 
 
+def test_an_interval_with_an_open_end_is_no_single_seed():
+    """Also where the test turns it round, so that the open end is the lower one."""
+    part = {"kind": "AtMost", "x": 1.0, "verdict": "not settled"}
+    part["estimate"] = {"value": 0.5, "low": 0.1, "high": float("inf")}
+    ax = forest([{"name": "open", "parts": {"": part}}]).axes[0]
+    assert not [line for line in ax.lines if line.get_marker() == "D"]
+    assert [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "<"] == [2 - LIMIT]
+
+
 def test_a_single_seed_is_a_hollow_mark_without_an_interval(drawn):
     """It settles nothing, and looks like it."""
     marks = [line for line in drawn.lines if line.get_marker() == "D"]

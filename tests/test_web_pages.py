@@ -115,6 +115,14 @@ def test_a_prediction_that_nothing_answers_gets_no_field(tmp_path):
         assert notebook.page(read(root, "14_new", {})).count("data-prediction") == found
 
 
+def test_an_exercise_has_its_solution_and_no_field(tmp_path):
+    root = small_book.make(tmp_path / "book")
+    cells = [new_markdown_cell("Predict: a?\n\n## Exercises\n\n**1.** Predict: b?"), told := new_code_cell("print(7)")]
+    told.outputs = [small_book.stream("7\n")]
+    small_book.write(root, "14_new", cells, {}, {})
+    assert notebook.page(read(root, "14_new", {})).count("data-prediction") == 2  # the field, and the line at its answer
+
+
 def test_a_block_of_code_is_one_paragraph_blank_lines_and_all():
     text = "one\n\n```python\na\n\nb\n```\n\ntwo"
     assert predictions.paragraphs(text) == ["one", "```python\na\n\nb\n```", "two"]

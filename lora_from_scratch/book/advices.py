@@ -83,8 +83,8 @@ ADVICES = [
     ),
     Advice(
         "Which alpha? rsLoRA?",
-        "Keep 32, as the chapters do: no row says which is best. Do not raise it with the rank at the old rate; search "
-        "the rate anew. rsLoRA is another alpha.",
+        "Begin with 32, as most chapters do: no row says which is best. Do not raise it with the rank at the old rate; "
+        "search the rate anew. rsLoRA is another alpha.",
         "At the rate that is right for rank 4, rank 64 with alpha raised beside it ended {20.alpha_raised.shown} nats "
         "above rank 64 with alpha kept, on a Llama of two layers and 30 steps; that alpha kept needs no new rate is "
         "open, and so is which alpha is best once the rate is searched. On the tiny model the best rate went as s to a "

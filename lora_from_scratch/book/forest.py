@@ -59,7 +59,7 @@ def forest(rows: list[dict]) -> Figure:
 
 def _interval(ax: Axes, y: int, at: tuple[float, float, float], colour: str) -> None:
     value, low, high = at
-    known = np.isfinite(low)
+    known = not np.isnan(low)  # an open end is an interval too
     if known:
         ax.plot(np.clip([low, high], *EDGES), [y, y], color=colour, linewidth=2.2, solid_capstyle="butt")
     for edge in {EDGES[int(end > EDGES[1])] for end in at if _beyond(end)}:
